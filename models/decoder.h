@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+// A decoder-only language model: embed, n × (norm, mixer, norm, ffn), norm, head. What the layers are stands in the weight
+// file as data: profiles of mixers and ffns, and a list per layer that says which profile it uses. The engine knows no names of
+// models; tools/convert.py bends every checkpoint into this one form.
+//
+// Metadata ("?" = may be absent, then the value in brackets):
+//   arch "decoder" · dim · layers · vocab · context (trained length) · name?
+//   norm.kind "rms" | "layer" · norm.eps
+//   embed.positions? ["none"] | "learned" · embed.scale? [1] · logit.scale? [1] · logit.softcap? [0 = off]
+//   mixer.N.kind "attention" · .heads · .groups · .head_size · .window? [0 = all] · .sinks? [0] · .scale? [1/√head_size]
+//          .softcap? [0] · .qk_norm? [0] (RMS norm of each head of q and k, before rope) · .alibi? [0]
+//          .rope? ["none"] | "adjacent" (pairs 2i, 2i+1) | "half" (pairs i, i + n/2) · .rope_dims? [head_size] · .theta? [10000]
+//          .rope_scaling? ["none"] | "linear" | "llama3" | "yarn" · .rope_factor · .rope_original_context
+//          llama3: .rope_low_freq_factor · .rope_high_freq_factor      yarn: .rope_beta_fast? [32] · .rope_beta_slow? [1] ·
+//          .rope_mscale? (factor on q·k's rotated parts, sqrt of the logits' factor; absent: 0.1·ln(factor)+1)
+//   ffn.N.kind "dense" · .dim · .gated 0|1 · .act "silu" | "gelu" (exact) | "gelu_tanh" | "relu" | "relu2"
+//   layer.mixer, layer.ffn: one profile number per layer
+//   chat.template? (the checkpoint's Jinja text)
+// Tensors, weight matrices as [out, in]:
+//   embed.weight [V,C] · embed.positions [context,C] if learned · head.weight [V,C]? (absent: embed.weight) · norm_out.weight [C] (+ .bias)
+//   layer.I.norm_mix.weight, layer.I.norm_ffn.weight [C] (+ .bias with "layer")
+//   layer.I.mix.qkv.weight [(H+2G)·D, C]: rows of q, then k, then v (+ .bias) · layer.I.mix.out.weight [C, H·D] (+ .bias)
+//   layer.I.mix.q_norm.weight, .k_norm.weight [D] with qk_norm · layer.I.mix.alibi f32 [H] with alibi
+//   layer.I.ffn.up.weight [F,C], .down.weight [C,F] (+ .bias each) · layer.I.ffn.gate.weight [F,C] (+ .bias) if gated
+// Norm weights and biases are f32. The tokenizer's tensors and keys are described in text/tokenizer.h.
+#pragma once

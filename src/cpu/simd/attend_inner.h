@@ -1,0 +1,2 @@
+#pragma once
+namespace folio { namespace { constexpr AttendInner attend_inner = {}; } }

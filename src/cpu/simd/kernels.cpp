@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+// The inner loops, compiled once per instruction set with -DSIMD_NAME=avx2 and so on. Everything in here and in what it
+// includes is static and no library header is used: an inline function compiled for AVX-512 and chosen by the linker for
+// everybody would crash older processors (numpy #25274). tests/no_weak_symbols.sh checks it.
+#include "cpu/simd/table.h"
+#include "cpu/simd/vec.h"
+// the vectors first
+#include "cpu/simd/attend_inner.h"
+#include "cpu/simd/matmul_inner.h"
+
+#define FOLIO_TEXT(x) #x
+#define FOLIO_NAME(x) FOLIO_TEXT(x)
+#define FOLIO_PASTE(a, b) a##b
+#define FOLIO_SYMBOL(a, b) FOLIO_PASTE(a, b)
+
+namespace folio {
+
+extern const Simd FOLIO_SYMBOL(simd_, SIMD_NAME);
+const Simd FOLIO_SYMBOL(simd_, SIMD_NAME) = {FOLIO_NAME(SIMD_NAME), matmul_inner, attend_inner};
+
+}  // namespace folio

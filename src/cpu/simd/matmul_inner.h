@@ -1,0 +1,2 @@
+#pragma once
+namespace folio { namespace { constexpr MatmulInner matmul_inner = {}; } }

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+// struct Simd alone, without library headers: what simd/kernels.cpp may include (see tests/no_weak_symbols.sh).
+#pragma once
+#include "cpu/simd/attend.h"
+#include "cpu/simd/matmul.h"
+
+namespace folio {
+
+struct Simd {
+  const char* name;      // "plain", "avx2", "avx512", "avx512_bf16", "neon"
+  MatmulInner matmul;
+  AttendInner attend;
+};
+
+}  // namespace folio

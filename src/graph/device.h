@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT
+// A Device is where tensors live and ops run. A Program is a planned graph on a device, ready to run again and again.
+// Tools reach the devices only through the functions at the end; nothing includes cpu/ or cuda/.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+
+namespace folio {
+
+// One node of a traced run with its outputs' bytes in host memory; valid during the callback only.
+struct TracedNode {
+  int index;
+  const char* op;
+  const std::string& scope;
+  const std::vector<std::pair<std::string, Tensor>>& outputs;  // name, contiguous host tensor
+};
+
+class Program {
+ public:
+  virtual ~Program() = default;
+  // Host memory of an input, to be written before run(); of an output, valid after run() until the next. Throws if unknown.
+  virtual Tensor input(const std::string& name) = 0;
+  virtual Tensor output(const std::string& name) = 0;
+  virtual void run() = 0;
+  // Runs node by node and shows each one's outputs.
+  virtual void trace(const std::function<void(const TracedNode&)>& after) = 0;
+  virtual const Graph& graph() const = 0;
+  virtual int64_t arena_bytes() const = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string name() const = 0;                        // "cpu, 2 threads, avx512"
+  virtual bool exact_shapes() const = 0;                       // true: a new step shape is cheap, never pad
+  virtual std::byte* alloc(int64_t bytes) = 0;                 // zeroed, aligned to 256; throws Error if there is no room
+  virtual void free(std::byte* at, int64_t bytes) = 0;
+  virtual void upload(std::byte* to, const void* from, int64_t bytes) = 0;
+  virtual void download(void* to, const std::byte* from, int64_t bytes) = 0;
+  virtual std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph) = 0;
+};
+
+// The CPU with that many threads (0: all that this process may use).
+std::unique_ptr<Device> cpu(int threads = 0);
+// The CPU, every op by its plain reference: slow, and what all else is held against.
+std::unique_ptr<Device> reference(int threads = 0);
+
+}  // namespace folio

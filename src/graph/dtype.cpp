@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+#include "graph/dtype.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace folio {
+
+float f16_to_f32(uint16_t h) {
+  const uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 0x3ff;
+  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | fraction << 13);
+  if (exponent) return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
+  const float tiny = float(fraction) * 0x1p-24f;
+  return sign ? -tiny : tiny;
+}
+
+uint16_t f32_to_f16(float f) {
+  const uint32_t u = std::bit_cast<uint32_t>(f), sign = u >> 16 & 0x8000, magnitude = u & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00);
+  if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00);  // 65520 and more round to infinity
+  if (magnitude < 0x38800000u) {  // below 2^-14: the sum with 0.5 rounds to a multiple of 2^-24, the step of f16's subnormals
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return uint16_t(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
+  }
+  const uint32_t rounded = magnitude + 0xfffu + (magnitude >> 13 & 1);
+  return uint16_t(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+namespace {
+
+void f32_to(const void* from, float* to, int64_t n) { std::memcpy(to, from, size_t(n) * 4); }
+void f32_from(const float* from, void* to, int64_t n) { std::memcpy(to, from, size_t(n) * 4); }
+
+template <float convert(uint16_t)> void half_to(const void* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = convert(static_cast<const uint16_t*>(from)[i]);
+}
+template <uint16_t convert(float)> void half_from(const float* from, void* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) static_cast<uint16_t*>(to)[i] = convert(from[i]);
+}
+
+void q8_to(const void* from, float* to, int64_t n) {
+  const auto* block = static_cast<const BlockQ8_0*>(from);
+  for (int64_t b = 0; b < n / 32; ++b)
+    for (int i = 0; i < 32; ++i) to[b * 32 + i] = f16_to_f32(block[b].d) * float(block[b].q[i]);
+}
+
+void q8_from(const float* from, void* to, int64_t n) {
+  auto* block = static_cast<BlockQ8_0*>(to);
+  for (int64_t b = 0; b < n / 32; ++b) {
+    const float* x = from + b * 32;
+    float most = 0;
+    for (int i = 0; i < 32; ++i) most = std::fmax(most, std::fabs(x[i]));
+    const float d = most / 127.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    block[b].d = f32_to_f16(d);
+    for (int i = 0; i < 32; ++i) block[b].q[i] = int8_t(std::round(x[i] * inverse));
+  }
+}
+
+void q4_to(const void* from, float* to, int64_t n) {
+  const auto* block = static_cast<const BlockQ4_0*>(from);
+  for (int64_t b = 0; b < n / 32; ++b)
+    for (int i = 0; i < 16; ++i) {
+      const float d = f16_to_f32(block[b].d);
+      to[b * 32 + i] = d * float((block[b].q[i] & 15) - 8);
+      to[b * 32 + i + 16] = d * float((block[b].q[i] >> 4) - 8);
+    }
+}
+
+void q4_from(const float* from, void* to, int64_t n) {
+  auto* block = static_cast<BlockQ4_0*>(to);
+  for (int64_t b = 0; b < n / 32; ++b) {
+    const float* x = from + b * 32;
+    float widest = 0;  // the element of largest magnitude, with its sign: it becomes −8 exactly
+    for (int i = 0; i < 32; ++i)
+      if (std::fabs(x[i]) > std::fabs(widest)) widest = x[i];
+    const float d = widest / -8.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    auto nibble = [&](float v) { const int q = int(v * inverse + 8.5f); return uint8_t(q > 15 ? 15 : q); };
+    block[b].d = f32_to_f16(d);
+    for (int i = 0; i < 16; ++i) block[b].q[i] = uint8_t(nibble(x[i]) | nibble(x[i + 16]) << 4);
+  }
+}
+
+constexpr Format formats[kinds_of_dtype] = {
+    {"f32", 1, 4, f32_to, f32_from},
+    {"f16", 1, 2, half_to<f16_to_f32>, half_from<f32_to_f16>},
+    {"bf16", 1, 2, half_to<bf16_to_f32>, half_from<f32_to_bf16>},
+    {"i32", 1, 4, nullptr, nullptr},
+    {"u8", 1, 1, nullptr, nullptr},
+    {"q8_0", 32, 34, q8_to, q8_from},
+    {"q4_0", 32, 18, q4_to, q4_from},
+};
+
+}  // namespace
+
+const Format& format(DType type) { return formats[type]; }
+
+bool parse_dtype(std::string_view name, DType& type) {
+  for (int i = 0; i < kinds_of_dtype; ++i)
+    if (name == formats[i].name) {
+      type = DType(i);
+      return true;
+    }
+  return false;
+}
+
+}  // namespace folio
