@@ -24,3 +24,46 @@
 //   layer.I.ffn.up.weight [F,C], .down.weight [C,F] (+ .bias each) · layer.I.ffn.gate.weight [F,C] (+ .bias) if gated
 // Norm weights and biases are f32. The tokenizer's tensors and keys are described in text/tokenizer.h.
 #pragma once
+#include <memory>
+#include <vector>
+
+#include "models/ffn.h"
+#include "models/mixers/mixer.h"
+
+namespace folio {
+
+class Decoder final : public Model {
+ public:
+  // Takes its tensors from the file, which must stay open as long as the model. Throws Error on whatever does not fit together.
+  explicit Decoder(const Weights& weights);
+  StateSpec state(DType rows) const override;
+  DType natural_rows() const override { return head_.type == F32 ? F32 : F16; }
+  int64_t vocab() const override { return vocab_; }
+  int64_t context() const override { return context_; }
+  int64_t longest() const override { return positions_.present() ? context_ : int64_t(1) << 30; }
+  int64_t weight_bytes() const override;
+  int64_t flops_per_token() const override;
+  Tensor logits(const Step& step, const Memory& memory) const override;
+
+ private:
+  struct Norm {
+    Tensor weight, bias;   // [C]
+    bool centred;          // LayerNorm, else RmsNorm
+    float eps;
+    Tensor operator()(Tensor x) const;
+  };
+  struct Layer {
+    Norm norm_mix, norm_ffn;
+    std::unique_ptr<Mixer> mixer;
+    Ffn ffn;
+  };
+  Norm norm(const Weights& weights, const std::string& name) const;
+
+  int64_t dim_, vocab_, context_;
+  float embed_scale_, logit_scale_, logit_softcap_;
+  Tensor embed_, positions_, head_;   // [V,C], [context,C] or absent, [V,C]
+  std::vector<Layer> layers_;
+  Norm norm_out_;
+};
+
+}  // namespace folio

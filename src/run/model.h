@@ -10,11 +10,15 @@ namespace folio {
 class Model {
  public:
   virtual ~Model() = default;
-  virtual StateSpec state() const = 0;
+  // What each layer keeps; rows of attention in format `rows`.
+  virtual StateSpec state(DType rows) const = 0;
+  virtual DType natural_rows() const = 0;       // f32 for f32 weights, else f16: rows no worse than the weights that made them
   virtual int64_t vocab() const = 0;
-  virtual int64_t context() const = 0;                                  // tokens it was trained for
-  virtual int64_t weight_bytes() const = 0;                             // read by a step of one token
-  // Records the ops of one step on step.token's graph; [W, V] f32, one row for each wanted place.
+  virtual int64_t context() const = 0;          // tokens it was trained for
+  virtual int64_t longest() const = 0;          // tokens it can take at all: learned positions end somewhere
+  virtual int64_t weight_bytes() const = 0;     // read by a step of one token
+  virtual int64_t flops_per_token() const = 0;  // of its matrices, 2 per multiply and add
+  // Records the ops of one step on step.graph; returns [W, V] f32, one row for each wanted place.
   virtual Tensor logits(const Step& step, const Memory& memory) const = 0;
 };
 

@@ -3,6 +3,7 @@
 // Memory is what a model sees of the cache: the pools of every layer, and which page table each pool goes with.
 #pragma once
 #include <compare>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct StepShape {
 struct Step {
   // Declares the inputs "token", "pos", "seq" [T], "length" [B], "page.K" [B, most] for each kind K of page table, "wanted" [W].
   Step(Graph& graph, const StepShape& shape, int kinds, int64_t most_pages);
+  static std::string page_name(int kind) { return "page." + std::to_string(kind); }
   Graph* graph;
   Tensor token, pos, seq;     // [T] i32
   Tensor length;              // [B] i32   tokens of each sequence, this step's included

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+// Softmax attention: MHA, GQA, MQA, full or sliding window, with rope, q/k norms, softcap, ALiBi as the profile says.
+#pragma once
+#include <vector>
+
+#include "models/mixers/mixer.h"
+
+namespace folio {
+
+class Attention final : public Mixer {
+ public:
+  explicit Attention(const MixerSource& source);
+  LayerSpec state(DType rows) const override;
+  int64_t weight_bytes() const override { return qkv_.bytes() + out_.bytes(); }
+  int64_t weight_count() const override { return qkv_.count() + out_.count(); }
+  Tensor extend(Tensor x, Tensor residual, const LayerMemory& memory, const Step& step) const override;
+
+ private:
+  void read_rope(const MixerSource& source);
+  Tensor rotate(Tensor x, const Step& step) const;   // x [T, heads, D]
+
+  int64_t heads_, groups_, size_;
+  int window_, sinks_;
+  float scale_, softcap_;
+  Tensor qkv_, qkv_bias_, out_, out_bias_;      // [(H+2G)·D, C], [(H+2G)·D], [C, H·D], [C]
+  Tensor q_norm_, k_norm_;                      // [D], absent without qk_norm
+  Tensor alibi_;                                // [H], absent without ALiBi
+  float norm_eps_;
+  bool half_ = false;
+  float rope_factor_ = 1;
+  std::vector<float> freq_;                     // empty: no rope
+};
+
+}  // namespace folio
