@@ -15,14 +15,15 @@
 //          .rope_mscale? (factor on q·k's rotated parts, sqrt of the logits' factor; absent: 0.1·ln(factor)+1)
 //   ffn.N.kind "dense" · .dim · .gated 0|1 · .act "silu" | "gelu" (exact) | "gelu_tanh" | "relu" | "relu2"
 //   layer.mixer, layer.ffn: one profile number per layer
-//   chat.template? (the checkpoint's Jinja text)
+//   chat.template? (the checkpoint's Jinja text) · source.gguf? (JSON from which convert.py restores a GGUF file; of no use here)
+// A file that holds a tokenizer alone has arch "vocab".
 // Tensors, weight matrices as [out, in]:
 //   embed.weight [V,C] · embed.positions [context,C] if learned · head.weight [V,C]? (absent: embed.weight) · norm_out.weight [C] (+ .bias)
 //   layer.I.norm_mix.weight, layer.I.norm_ffn.weight [C] (+ .bias with "layer")
 //   layer.I.mix.qkv.weight [(H+2G)·D, C]: rows of q, then k, then v (+ .bias) · layer.I.mix.out.weight [C, H·D] (+ .bias)
 //   layer.I.mix.q_norm.weight, .k_norm.weight [D] with qk_norm · layer.I.mix.alibi f32 [H] with alibi
 //   layer.I.ffn.up.weight [F,C], .down.weight [C,F] (+ .bias each) · layer.I.ffn.gate.weight [F,C] (+ .bias) if gated
-// Norm weights and biases are f32. The tokenizer's tensors and keys are described in text/tokenizer.h.
+// Norm weights, biases and positions are f32; tensors named "gguf.*" only wait for the way back. The tokenizer's tensors and keys are described in text/tokenizer.h.
 #pragma once
 #include <memory>
 #include <vector>

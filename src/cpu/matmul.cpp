@@ -1,9 +1,132 @@
 // SPDX-License-Identifier: MIT
+// Matmul on the CPU. Weights are never copied as a whole: few tokens (decoding, drafts) read each row once, straight from the file;
+// for many, a worker puts some rows at a time into the form that the inner loops like best (a panel in its second-level cache) and
+// runs all tokens past them. Workers take rows by a counter, so one that is interrupted holds nobody up; which worker computed a
+// result, and beside which others, changes no bit of it (simd/matmul.h).
+#include <algorithm>
+
+#include "cpu/simd/simd.h"
 #include "cpu/table.h"
 
 namespace folio {
 
-int64_t scratch(const Matmul&, int) { return 0; }
-void run(const Matmul& op, Worker w) { op.reference(w); }
+namespace {
+
+constexpr int64_t fewest_packed_tokens = 12;       // from here on a panel pays
+constexpr int64_t panel_budget = 320 << 10;        // of a second-level cache of 1 MiB, which tokens pass through too
+constexpr int64_t tokens_at_once = 48;             // sums of so many tokens wait in the first-level cache for the rest
+
+const MatmulFormat& inner(DType type) {
+  const MatmulInner& m = simd().matmul;
+  switch (type) {
+    case F16: return m.f16;
+    case BF16: return m.bf16;
+    case Q8_0: return m.q8_0;
+    case Q4_0: return m.q4_0;
+    default: return m.f32;
+  }
+}
+
+int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// How one Matmul is cut up.
+struct Cut {
+  const MatmulFormat& format;
+  int64_t tokens, features, k;
+  bool packs;            // rows go into panels
+  int64_t rows;          // of a chunk
+  int64_t token_bytes;   // of a packed token; 0: plain
+  int64_t row_bytes;     // of a row in a panel; 0: as it is
+
+  Cut(const Matmul& op, int workers) : format(inner(op.w.type)), tokens(op.x.dim(0)), features(op.w.dim(0)), k(op.w.cols()) {
+    packs = tokens >= fewest_packed_tokens;
+    token_bytes = format.token_bytes(k);
+    row_bytes = packs ? format.panel_bytes(k) : 0;
+    const int64_t bytes = std::max<int64_t>(1, row_bytes > 0 ? row_bytes : bytes_of(op.w.type, k));
+    // For few tokens a chunk is worth the counter's while; for many it fits the cache. Either way every worker gets some.
+    const int64_t most = packs ? panel_budget / bytes : (64 << 10) / bytes, share = features / (4 * workers);
+    rows = std::clamp<int64_t>(std::min(most, share) / 4 * 4, packs ? 8 : 4, MatmulFormat::most_rows);
+  }
+  int64_t tokens_bytes() const { return aligned(token_bytes * tokens); }
+  int64_t panel_bytes() const { return aligned(row_bytes * rows); }
+};
+
+struct Weights {
+  const Tensor& rows;
+  const float* bias;
+};
+
+// Sums of one chunk's rows with some tokens, for both matrices of a gated product.
+class Chunks {
+ public:
+  Chunks(const Matmul& op, const Cut& cut, const uint8_t* x, int64_t x_stride, uint8_t* panel)
+      : op_(op), cut_(cut), x_(x), x_stride_(x_stride), panel_(panel) {}
+
+  void run(int64_t first) {
+    const int64_t n = std::min(cut_.rows, cut_.features - first);
+    const bool gated = op_.gate.present();
+    pack(op_.w, first, n, panel_);
+    if (gated) pack(op_.gate, first, n, panel_ + cut_.panel_bytes());
+    for (int64_t t = 0; t < cut_.tokens; t += tokens_at_once) {
+      const int64_t tokens = std::min(tokens_at_once, cut_.tokens - t);
+      sums(op_.w, first, n, t, tokens, panel_, u_);
+      if (gated) sums(op_.gate, first, n, t, tokens, panel_ + cut_.panel_bytes(), gate_);
+      for (int64_t i = 0; i < tokens; ++i) finish(first, n, t + i, u_ + i * n, gated ? gate_ + i * n : nullptr);
+    }
+  }
+
+ private:
+  void pack(const Tensor& w, int64_t first, int64_t n, uint8_t* to) const {
+    if (cut_.row_bytes == 0) return;
+    for (int64_t i = 0; i < n; ++i) cut_.format.pack_row(w.row<const uint8_t>(first + i), cut_.k, to + i * cut_.row_bytes);
+  }
+  void sums(const Tensor& w, int64_t first, int64_t n, int64_t t, int64_t tokens, const uint8_t* panel, float* out) const {
+    const bool whole = cut_.row_bytes == 0;
+    const MatmulPart part = {.w = whole ? w.row<const uint8_t>(first) : panel, .w_stride = whole ? bytes_of(w.type, w.stride[0]) : cut_.row_bytes,
+                             .x = x_ + t * x_stride_, .x_stride = x_stride_, .k = cut_.k, .rows = int(n), .tokens = int(tokens),
+                             .out = out, .out_stride = n};
+    (cut_.packs ? cut_.format.many : cut_.format.few)(part);
+  }
+  void finish(int64_t first, int64_t n, int64_t t, const float* u, const float* gate) const {
+    auto from = [&](const Tensor& v) { return v.present() ? v.at<const float>() + first : nullptr; };
+    simd().matmul.finish({.u = u, .gate = gate, .bias = from(op_.bias), .gate_bias = from(op_.gate_bias),
+                          .add = op_.add.present() ? op_.add.row<const float>(t) + first : nullptr, .y = op_.y.row<float>(t) + first, .n = n,
+                          .act = int(op_.act)});
+  }
+
+  const Matmul& op_;
+  const Cut& cut_;
+  const uint8_t* x_;
+  int64_t x_stride_;
+  uint8_t* panel_;
+  alignas(64) float u_[tokens_at_once * MatmulFormat::most_rows];
+  alignas(64) float gate_[tokens_at_once * MatmulFormat::most_rows];
+};
+
+}  // namespace
+
+// Packed tokens, then a panel (with a gate, two) for each worker.
+int64_t scratch(const Matmul& op, int workers) {
+  const Cut cut(op, workers);
+  return cut.tokens_bytes() + workers * cut.panel_bytes() * (op.gate.present() ? 2 : 1);
+}
+
+void run(const Matmul& op, Worker w) {
+  const Cut cut(op, w.count);
+  if (cut.tokens == 0 || cut.features == 0) return;
+  uint8_t* scratch = reinterpret_cast<uint8_t*>(w.scratch);
+  if (cut.token_bytes > 0) {
+    for (int64_t t : w.share(cut.tokens)) cut.format.pack_token(op.x.row<const float>(t), cut.k, scratch + t * cut.token_bytes);
+    w.barrier();
+  }
+  uint8_t* panel = scratch + cut.tokens_bytes() + w.index * cut.panel_bytes() * (op.gate.present() ? 2 : 1);
+  Chunks chunks(op, cut, cut.token_bytes > 0 ? scratch : op.x.row<const uint8_t>(0),
+                cut.token_bytes > 0 ? cut.token_bytes : op.x.stride[0] * int64_t(sizeof(float)), panel);
+  for (int64_t i = 0; w.team || i * cut.rows < cut.features; ++i) {
+    const int64_t first = (w.team ? w.next() : i) * cut.rows;
+    if (first >= cut.features) break;
+    chunks.run(first);
+  }
+}
 
 }  // namespace folio

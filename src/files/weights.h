@@ -42,6 +42,8 @@ namespace folio {
 
 using MetaValue = std::variant<int64_t, double, std::string, std::vector<int64_t>, std::vector<double>, std::vector<std::string>>;
 
+using Metadata = std::map<std::string, MetaValue, std::less<>>;
+
 struct WeightEntry {
   std::string name;
   Tensor tensor;       // type, shape; data points into the map, read only
@@ -56,6 +58,8 @@ class Weights {
   explicit Weights(const std::string& path);
   // The same of a file's bytes, which are copied: for fuzzing and for tests. `name` is what the errors call the file.
   Weights(std::string name, std::span<const std::byte> file);
+  // Weights that never were a file (bench, tests): their tensors lie in `memory`, which is kept alive. Hashes are not looked at.
+  Weights(std::string name, Metadata metadata, std::vector<WeightEntry> tensors, std::shared_ptr<const std::byte> memory);
 
   // The tensor of that name. Throws if it is absent or if its shape is not `want`, naming both shapes.
   Tensor get(std::string_view name, const Shape& want) const;
@@ -63,7 +67,7 @@ class Weights {
   Tensor require(std::string_view name) const;  // any shape; throws if absent
 
   // Metadata. The forms without a default throw, naming the key, if it is absent; all throw if it is of another type. An integer
-  // passes for a real, and integers for reals.
+  // passes for a real, integers pass for reals, and no integers for no texts (a writer cannot tell empty lists apart).
   bool has(std::string_view key) const;
   int64_t integer(std::string_view key) const;
   int64_t integer(std::string_view key, int64_t absent) const;
@@ -84,22 +88,22 @@ class Weights {
   int64_t index_bytes() const { return int64_t(index_bytes_); }
   uint64_t index_hash() const { return index_hash_; }
   static constexpr uint32_t version = 1;  // of the format
-  const std::map<std::string, MetaValue, std::less<>>& metadata() const { return metadata_; }
+  const Metadata& metadata() const { return metadata_; }
   const std::vector<WeightEntry>& tensors() const { return tensors_; }
 
  private:
   void read();
   std::string_view read_head();  // the index
   const WeightEntry* entry(std::string_view name) const;
-  template <class T> const T* value(std::string_view key) const;
   template <class T> const T& need(std::string_view key) const;
+  const std::vector<int64_t>* integers_instead(std::string_view key) const;
   template <class... Parts> [[noreturn]] void bad(const Parts&... parts) const;
 
   std::string path_;
-  std::shared_ptr<const std::byte> file_;  // the map, or the copy
-  size_t bytes_ = 0, index_bytes_ = 0;
+  std::shared_ptr<const std::byte> file_;  // the map, the copy, or the memory
+  size_t bytes_ = 0, index_bytes_ = 0;     // 0: there is no file
   uint64_t index_hash_ = 0;
-  std::map<std::string, MetaValue, std::less<>> metadata_;
+  Metadata metadata_;
   std::vector<WeightEntry> tensors_;                   // in file order
   std::map<std::string, size_t, std::less<>> by_name_;
 };

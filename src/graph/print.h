@@ -9,15 +9,18 @@
 
 namespace folio {
 
-// One line a node: index, scope, op, attributes, inputs and outputs with type, shape and place in the arena.
+// First the inputs, then one line a node: index, scope, op, attributes, inputs -> outputs. A value is #number, with type, shape and
+// place in the arena (@bytes); a view says where it begins (+bytes) and what it strides over; given memory goes by its field's name.
 std::string print_text(const Graph& graph, const Plan& plan);
+// Nodes are boxes, one cluster a scope; inputs, outputs and given memory are ellipses; edges carry shapes.
 std::string print_dot(const Graph& graph);
 
 // Runs the program node by node: one line per output with hash, min, max, mean, count of NaN and infinity.
 std::string print_trace(Program& program);
 
 // Runs both, whose graphs must have equal nodes and whose inputs must be set, and describes the first node whose outputs differ
-// by more than atol + rtol·|reference|: its index, scope, worst element and coordinates. Empty if none differs.
+// by more than atol + rtol·|reference|, or in where they are NaN or infinite: its index, scope, worst element and coordinates.
+// Empty if none differs. The reference's outputs are all kept in memory meanwhile, so compare short steps.
 std::string first_difference(Program& tested, Program& reference, float atol, float rtol);
 
 }  // namespace folio

@@ -1,11 +1,45 @@
 // SPDX-License-Identifier: MIT
-// The inner loops of Attend: pointers and numbers only. Implemented in attend_inner.h.
+// The inner loops of Attend: pointers and numbers only. Implemented in attend_inner.h, put together in cpu/attend.cpp.
 #pragma once
 #include <stdint.h>
 
 namespace folio {
 
+// The query rows of a tile that read the same key group. Row r is token r / heads, head r % heads of the group.
+struct AttendQueries {
+  const float* q;                   // token 0, the group's first head
+  int64_t token_stride, head_stride;
+  int tokens, heads, width;         // width: D
+  const int32_t *first, *end, *sinked, *pos;   // of each token: its keys are [0, sinked) and [first, end)
+  const float* slopes;              // of the group's heads; null: no ALiBi
+  float scale, softcap;
+};
+
+// A softmax under way: o = Σ e^(s − m)·v unnormalised, m = the highest logit so far, l = Σ e^(s − m).
+struct AttendSum {
+  float* o;                         // rows of `width` floats, a multiple of 16
+  float *m, *l;
+  int width;
+};
+
+// The same where the op's output lies: row r is o + (r / heads)·token_stride + (r % heads)·head_stride, `width` floats.
+struct AttendWhole {
+  float* o;
+  int64_t token_stride, head_stride;
+  int heads, width;
+  float *m, *l;
+};
+
 struct AttendInner {
+  // A page of one group as floats, its keys `from` to `to` and those that share a vector with them.
+  // kind: 0 f32, 1 f16, 2 bf16. stride: bytes from key to key. ahead: the page that comes next, fetched meanwhile; may be null.
+  void (*keys)(int kind, const void* k, int64_t stride, int width, int from, int to, float* columns, const void* ahead);   // -> [width][64]
+  void (*values)(int kind, const void* v, int64_t stride, int width, int from, int to, float* rows, int padded, const void* ahead);   // -> [64][padded]
+  // Takes the keys from <= key < to of the page that begins at token `start` into the sum.
+  void (*page)(const AttendQueries&, const AttendSum&, const float* columns, const float* rows, int start, int from, int to);
+  // Joins a part of the keys into the whole, rows from <= r < to. begin: the whole is empty yet, nothing of it is read.
+  void (*fold)(bool begin, const AttendSum& part, const AttendWhole&, int from, int to);
+  void (*scale)(float* o, int width, float by);
 };
 
 }  // namespace folio

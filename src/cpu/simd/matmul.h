@@ -5,7 +5,43 @@
 
 namespace folio {
 
+// Dot products of some rows of weights with some tokens. Each sum is taken in an order that K and the format alone decide, so a
+// result is the same to the last bit however rows and tokens are grouped, among calls, among threads, and in `few` or `many`.
+struct MatmulPart {
+  const uint8_t* w;       // rows of weights
+  int64_t w_stride;       // bytes from row to row
+  const uint8_t* x;       // tokens: packed by pack_token, or plain f32 where token_bytes is 0
+  int64_t x_stride;       // bytes
+  int64_t k;              // K
+  int rows, tokens;       // rows <= most_rows
+  float* out;             // [tokens, rows]
+  int64_t out_stride;     // floats
+};
+
+// How one format of weights is multiplied.
+struct MatmulFormat {
+  static constexpr int most_rows = 64;
+  int64_t (*token_bytes)(int64_t k);                       // bytes of a packed token; 0: tokens are used as they are
+  void (*pack_token)(const float* x, int64_t k, uint8_t* to);
+  int64_t (*panel_bytes)(int64_t k);                       // bytes of a row in a panel; 0: `many` uses rows as they are
+  void (*pack_row)(const uint8_t* w, int64_t k, uint8_t* to);
+  void (*few)(const MatmulPart&);                          // rows straight from the file, for few tokens: reads each row once
+  void (*many)(const MatmulPart&);                         // rows of a panel, for many tokens
+};
+
+// The rest, for one token and some features, once their sums stand in the first-level cache:
+// y = act(u + bias) + add, or with a gate y = act(gate + gate_bias) · (u + bias) + add.
+struct MatmulFinish {
+  const float* u;
+  const float *gate, *bias, *gate_bias, *add;              // null: absent
+  float* y;
+  int64_t n;
+  int act;                                                 // Act of ops/elementwise.h
+};
+
 struct MatmulInner {
+  MatmulFormat f32, f16, bf16, q8_0, q4_0;
+  void (*finish)(const MatmulFinish&);
 };
 
 }  // namespace folio

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+// transpose(a): a square of lanes × lanes numbers, turned. Where registers allow it the rows are paired, then the pairs, so that
+// no number passes through memory.
+#pragma once
+#include "cpu/simd/vec.h"
+
+namespace folio {
+namespace {
+
+#if FOLIO_SET == FOLIO_SET_avx512 || FOLIO_SET == FOLIO_SET_avx512_bf16
+FOLIO_INLINE void transpose(Vec (&a)[16]) {
+  __m512 t[16], u[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(a[i].v, a[i + 1].v);
+    t[i + 1] = _mm512_unpackhi_ps(a[i].v, a[i + 1].v);
+  }
+  // u[4i + c]: in lane L, column 4L + c of rows 4i .. 4i+3
+  for (int i = 0; i < 16; i += 4)
+    for (int c = 0; c < 2; ++c) {
+      const __m512d x = _mm512_castps_pd(t[i + c]), y = _mm512_castps_pd(t[i + 2 + c]);
+      u[i + 2 * c] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+      u[i + 2 * c + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+    }
+  for (int c = 0; c < 4; ++c) {
+    const __m512 p = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x44), q = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x44);
+    const __m512 r = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xee), s = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xee);
+    a[c].v = _mm512_shuffle_f32x4(p, q, 0x88);
+    a[4 + c].v = _mm512_shuffle_f32x4(p, q, 0xdd);
+    a[8 + c].v = _mm512_shuffle_f32x4(r, s, 0x88);
+    a[12 + c].v = _mm512_shuffle_f32x4(r, s, 0xdd);
+  }
+}
+#elif FOLIO_SET == FOLIO_SET_avx2
+FOLIO_INLINE void transpose(Vec (&a)[8]) {
+  __m256 t[8], u[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(a[i].v, a[i + 1].v);
+    t[i + 1] = _mm256_unpackhi_ps(a[i].v, a[i + 1].v);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int c = 0; c < 2; ++c) {
+      u[i + 2 * c] = _mm256_shuffle_ps(t[i + c], t[i + 2 + c], 0x44);
+      u[i + 2 * c + 1] = _mm256_shuffle_ps(t[i + c], t[i + 2 + c], 0xee);
+    }
+  for (int c = 0; c < 4; ++c) {
+    a[c].v = _mm256_permute2f128_ps(u[c], u[4 + c], 0x20);
+    a[4 + c].v = _mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
+  }
+}
+#elif FOLIO_SET == FOLIO_SET_neon
+FOLIO_INLINE void transpose(Vec (&a)[4]) {
+  const float32x4x2_t t = vtrnq_f32(a[0].v, a[1].v), u = vtrnq_f32(a[2].v, a[3].v);
+  a[0].v = vcombine_f32(vget_low_f32(t.val[0]), vget_low_f32(u.val[0]));
+  a[1].v = vcombine_f32(vget_low_f32(t.val[1]), vget_low_f32(u.val[1]));
+  a[2].v = vcombine_f32(vget_high_f32(t.val[0]), vget_high_f32(u.val[0]));
+  a[3].v = vcombine_f32(vget_high_f32(t.val[1]), vget_high_f32(u.val[1]));
+}
+#else
+FOLIO_INLINE void transpose(Vec (&a)[4]) {
+  const Vec t[4] = {a[0], a[1], a[2], a[3]};
+  for (int i = 0; i < 4; ++i) a[i].v = Vec::Floats{t[0].v[i], t[1].v[i], t[2].v[i], t[3].v[i]};
+}
+#endif
+
+}  // namespace
+}  // namespace folio

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+#include "run/generate.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+#include "base/hash.h"
+
+namespace folio {
+
+StopStrings::StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {
+  std::erase_if(stops_, [](const std::string& s) { return s.empty(); });
+}
+
+std::string StopStrings::feed(std::string_view piece) {
+  if (found_) return {};
+  held_ += piece;
+  // The stop string that is complete first wins; of two that end together, the one that begins first.
+  size_t end = std::string::npos, begin = 0;
+  for (const std::string& stop : stops_) {
+    const size_t at = held_.find(stop);
+    if (at == std::string::npos) continue;
+    const size_t after = at + stop.size();
+    if (after < end || (after == end && at < begin)) end = after, begin = at;
+  }
+  found_ = end != std::string::npos;
+  size_t keep = 0;   // the longest end of the text that begins some stop string
+  if (!found_) {
+    for (const std::string& stop : stops_)
+      for (size_t n = std::min(stop.size() - 1, held_.size()); n > keep; --n)
+        if (std::string_view(held_).ends_with(std::string_view(stop).substr(0, n))) keep = n;
+    begin = held_.size() - keep;
+  }
+  std::string out = held_.substr(0, begin);
+  held_.erase(0, begin);
+  if (found_) held_.clear();
+  return out;
+}
+
+std::string StopStrings::rest() { return std::exchange(held_, {}); }
+
+const char* name(Finish finish) {
+  switch (finish) {
+    case Finish::end:
+    case Finish::stop: return "stop";
+    case Finish::limit:
+    case Finish::context: return "length";
+    case Finish::interrupted: break;
+  }
+  return "interrupted";
+}
+
+static double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+static bool interrupted(const GenerateOptions& options) { return options.interrupt && options.interrupt->load(std::memory_order_relaxed); }
+
+Generator::~Generator() { clear(); }
+
+void Generator::clear() {
+  if (open_) engine_.cache().close(seq_);
+  open_ = false;
+  text_.clear();
+  logits_ = {};
+}
+
+// Reads tokens and commits them all. False if there is no room for them.
+bool Generator::step(std::span<const Token> tokens, int wanted) {
+  if (!engine_.cache().reserve(seq_, int(tokens.size()))) return false;
+  const Work work{&seq_, tokens, wanted};
+  const Tensor logits = engine_.step({&work, 1});
+  if (wanted > 0) logits_ = {logits.row<float>(wanted - 1), size_t(logits.cols())};
+  engine_.cache().commit(seq_, tokens);
+  return true;
+}
+
+// Chunks end at multiples of the chunk size in the whole text, wherever this part of it begins: so a text is cut alike whether
+// it came at once or in turns. False if it was interrupted.
+bool Generator::read_prompt(const GenerateOptions& options, Generated& out) {
+  const int64_t chunk = engine_.chunk(), end = int64_t(text_.size());
+  while (seq_.length() < end) {
+    if (interrupted(options)) return false;
+    const int64_t from = seq_.length(), n = std::min(chunk - from % chunk, end - from);
+    const bool fits = step(std::span(text_).subspan(size_t(from), size_t(n)), from + n == end ? 1 : 0);
+    check(fits, "no memory left in the cache for ", end, " tokens");
+    out.prompt_tokens += n;
+  }
+  return true;
+}
+
+void Generator::emit(const GenerateOptions& options, Token token, const std::string& text, Generated& out) const {
+  out.text += text;
+  if (!options.show || (token < 0 && text.empty())) return;
+  const bool scored = token >= 0 && options.logprobs >= 0;
+  options.show({token, text, scored ? out.logprobs.back() : 0, scored ? std::span<const TokenLogprob>(out.likeliest.back()) : std::span<const TokenLogprob>()});
+}
+
+// Draws one token into the text.
+void Generator::draw(const GenerateOptions& options, Generated& out) {
+  const Token token = sampler_.pick(logits_, text_);
+  text_.push_back(token);
+  out.tokens.push_back(token);
+  if (options.logprobs < 0) return;
+  const Logprobs logprobs(logits_);
+  out.logprobs.push_back(logprobs.of(token));
+  logprobs.top(options.logprobs, out.likeliest.emplace_back());
+}
+
+Finish Generator::draw_until_stopped(const GenerateOptions& options, StopStrings& stops, Generated& out) {
+  for (int64_t drawn = 0;; ++drawn) {
+    if (options.limit >= 0 && drawn >= options.limit) return Finish::limit;
+    if (interrupted(options)) return Finish::interrupted;
+    if (int64_t(text_.size()) >= engine_.context()) return Finish::context;
+    if (seq_.length() < int64_t(text_.size())) {
+      if (!step(std::span(text_).last(1), 1)) return Finish::context;
+      ++out.steps;
+    }
+    draw(options, out);
+    const Token token = text_.back();
+    if (std::find(options.ends.begin(), options.ends.end(), token) != options.ends.end()) {
+      emit(options, token, {}, out);
+      return Finish::end;
+    }
+    emit(options, token, options.decode ? stops.feed(options.decode(token)) : std::string(), out);
+    if (stops.found()) return Finish::stop;
+  }
+}
+
+Generated Generator::run(std::span<const Token> prompt, const GenerateOptions& options) {
+  const int64_t length = int64_t(text_.size() + prompt.size());
+  check(length > 0, "the prompt is empty: there is nothing to continue");
+  check(length <= engine_.context(), "the text has ", length, " tokens with this prompt; the context holds ", engine_.context());
+  text_.insert(text_.end(), prompt.begin(), prompt.end());
+  if (!open_) seq_ = engine_.cache().open(std::span(text_).first(text_.size() - 1));   // the last one must be read for its logits
+  open_ = true;
+
+  Generated out;
+  out.finish = Finish::interrupted;
+  const double start = seconds();
+  const bool read = read_prompt(options, out);
+  const double middle = seconds();
+  out.prompt_seconds = middle - start;
+  if (read) {
+    out.first_length = seq_.length();
+    StopStrings stops(options.stops);
+    out.finish = draw_until_stopped(options, stops, out);
+    if (out.finish != Finish::stop) {
+      std::string last = options.decode && options.rest ? stops.feed(options.rest()) : std::string();
+      if (!stops.found()) last += stops.rest();
+      emit(options, -1, last, out);
+    }
+    out.decode_seconds = seconds() - middle;
+  }
+  out.logits_hash = hash64(logits_.data(), logits_.size_bytes());
+  return out;
+}
+
+}  // namespace folio

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+// The token loop: reads what is new of a text, then draws a token, shows it, and reads it in turn, until something says stop.
+// It proposes n tokens and commits those that happened (house.md 4.6); today that is a chunk of the prompt or one token.
+//
+// This room knows no text: what a token looks like comes in as functions. Not here: what is asked for on a command line, and
+// where the answer goes.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "run/engine.h"
+#include "run/sampler.h"
+
+namespace folio {
+
+// Finds the first of some strings in a text that comes in pieces. Of the text before it everything is let through, and of a
+// piece whose end could be the beginning of a stop string nothing until that is decided.
+class StopStrings {
+ public:
+  explicit StopStrings(std::vector<std::string> stops);   // empty ones are ignored
+  // The text that may be shown now. After found() nothing more is.
+  std::string feed(std::string_view piece);
+  // What was held back, when no more pieces come.
+  std::string rest();
+  bool found() const { return found_; }
+
+ private:
+  std::vector<std::string> stops_;
+  std::string held_;
+  bool found_ = false;
+};
+
+enum class Finish { end, stop, limit, context, interrupted };
+const char* name(Finish finish);   // "stop" (end token or stop string), "length" (limit or context), "interrupted"
+
+// One token as it was drawn.
+struct Drawn {
+  Token token;
+  std::string_view text;                    // what can be shown now: may be empty, or belong to earlier tokens as well
+  float logprob;                            // under softmax(logits), if asked for
+  std::span<const TokenLogprob> likeliest;  // likewise
+};
+
+struct GenerateOptions {
+  int64_t limit = -1;                       // tokens to draw; -1: until the end or until the context is full
+  std::vector<Token> ends;                  // tokens that end the text
+  std::vector<std::string> stops;           // strings that end it; they are not part of it
+  int logprobs = -1;                        // log-probabilities of the drawn token and of so many likeliest; -1: none
+  std::function<std::string(Token)> decode; // the text that a token adds, whole characters only; absent: no text at all
+  std::function<std::string()> rest;        // what decode still holds when the text ends
+  std::function<void(const Drawn&)> show;   // called for every token, the last held text comes with token -1
+  const std::atomic<bool>* interrupt = nullptr;
+};
+
+struct Generated {
+  std::vector<Token> tokens;                // all that were drawn, an end token included
+  std::string text;                         // without end token and stop string
+  std::vector<float> logprobs;              // one for each token, if asked for
+  std::vector<std::vector<TokenLogprob>> likeliest;
+  Finish finish = Finish::limit;
+  int64_t prompt_tokens = 0, steps = 0;     // tokens read before the first draw; steps of one token after it
+  double prompt_seconds = 0, decode_seconds = 0;
+  int64_t first_length = 0;                 // of the sequence, when the first of those steps began
+  uint64_t logits_hash = 0;                 // XXH3 of the last logits
+};
+
+// A text that grows by turns: each run() appends its prompt, reads what has not been read, and draws an answer.
+class Generator {
+ public:
+  Generator(Engine& engine, Sampler& sampler) : engine_(engine), sampler_(sampler) {}
+  ~Generator();
+  Generator(const Generator&) = delete;
+  Generator& operator=(const Generator&) = delete;
+
+  // Throws Error if the text would be empty or longer than the context; nothing has been read then.
+  Generated run(std::span<const Token> prompt, const GenerateOptions& options);
+  // All tokens so far, the last drawn one too, which no step has read yet.
+  std::span<const Token> text() const { return text_; }
+  // Forgets the text.
+  void clear();
+
+ private:
+  bool read_prompt(const GenerateOptions& options, Generated& out);
+  void draw(const GenerateOptions& options, Generated& out);
+  Finish draw_until_stopped(const GenerateOptions& options, StopStrings& stops, Generated& out);
+  bool step(std::span<const Token> tokens, int wanted);
+  void emit(const GenerateOptions& options, Token token, const std::string& text, Generated& out) const;
+
+  Engine& engine_;
+  Sampler& sampler_;
+  Seq seq_;
+  bool open_ = false;
+  std::vector<Token> text_;
+  std::span<const float> logits_;           // of the last token read, until the next step
+};
+
+}  // namespace folio

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT
+#include "run/sampler.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <limits>
+
+#include "base/error.h"
+#include "base/random.h"
+
+namespace folio {
+
+constexpr float lowest = -std::numeric_limits<float>::infinity();
+
+// A NaN is no candidate, and infinity is a number like the others, only larger.
+static float usable(float logit) {
+  if (std::isnan(logit)) return lowest;
+  return std::min(logit, std::numeric_limits<float>::max());
+}
+
+static bool higher(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.token < b.token); }
+
+[[noreturn]] static void fail_without_numbers() {
+  fail("sampler: no logit is a finite number: the weights are damaged, or a bias forbids every token");
+}
+
+static void check_options(const SamplerOptions& o, int64_t vocab) {
+  auto within = [](float x, float low, float high) { return x >= low && x <= high; };   // false for NaN
+  const float most = std::numeric_limits<float>::max();
+  check(within(o.temperature, 0, most), "temperature ", o.temperature, ": expected 0 or more");
+  check(o.top_k >= 0, "top-k ", o.top_k, ": expected 0 (off) or more");
+  check(within(o.top_p, 0, 1), "top-p ", o.top_p, ": expected 0 to 1");
+  check(within(o.min_p, 0, 1), "min-p ", o.min_p, ": expected 0 to 1");
+  check(within(o.typical, 0, 1), "typical ", o.typical, ": expected 0 to 1");
+  check(within(o.repeat_penalty, 1e-3f, 1e3f), "repeat penalty ", o.repeat_penalty, ": expected 0.001 to 1000");
+  check(o.repeat_last_n >= -1, "repeat-last-n ", o.repeat_last_n, ": expected -1 (all), 0 (none) or more");
+  check(within(o.presence_penalty, -most, most), "presence penalty ", o.presence_penalty, ": expected a finite number");
+  check(within(o.frequency_penalty, -most, most), "frequency penalty ", o.frequency_penalty, ": expected a finite number");
+  for (const auto& [token, bias] : o.logit_bias) {
+    check(token >= 0 && token < vocab, "logit bias of token ", token, ": the vocabulary has ", vocab, " tokens");
+    check(bias < std::numeric_limits<float>::infinity(), "logit bias of token ", token, ": ", bias, " is not finite");
+  }
+}
+
+Sampler::Sampler(const SamplerOptions& options, int64_t vocab) : options_(options) {
+  check(vocab > 0, "sampler: an empty vocabulary");
+  check_options(options, vocab);
+  work_.resize(size_t(vocab));
+  counts_.resize(size_t(vocab));
+  noise_.resize(std::min<size_t>(size_t(vocab), 4096));
+  candidates_.reserve(size_t(vocab));
+}
+
+// Penalties and bias, and only numbers or minus infinity left.
+std::span<const float> Sampler::process(std::span<const float> logits, std::span<const Token> text) {
+  assert(logits.size() == work_.size());
+  std::transform(logits.begin(), logits.end(), work_.begin(), usable);
+  const bool penalties = options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0;
+  if (penalties) {
+    const size_t back = options_.repeat_last_n < 0 ? text.size() : std::min(text.size(), size_t(options_.repeat_last_n));
+    const auto window = text.last(back);
+    for (Token t : window) ++counts_[size_t(t)];
+    for (Token t : window) {
+      int32_t& count = counts_[size_t(t)];
+      if (count == 0) continue;   // met before
+      float& logit = work_[size_t(t)];
+      logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
+      logit = usable(logit - options_.presence_penalty - float(count) * options_.frequency_penalty);
+      count = 0;
+    }
+  }
+  for (const auto& [token, bias] : options_.logit_bias) work_[size_t(token)] = usable(work_[size_t(token)] + bias);
+  return work_;
+}
+
+Token Sampler::greedy(std::span<const float> logits) const {
+  const auto best = std::max_element(logits.begin(), logits.end());   // the first of the highest
+  if (*best == lowest) fail_without_numbers();
+  return Token(best - logits.begin());
+}
+
+Token Sampler::pick(std::span<const float> logits, std::span<const Token> text) {
+  const SamplerOptions& o = options_;
+  if (o.temperature == 0) return greedy(process(logits, text));
+  const bool all = o.top_k == 0 && o.typical >= 1 && o.top_p >= 1 && o.min_p <= 0;
+  if (all) return draw_from_all(process(logits, text), text.size());
+  float highest = lowest, best = lowest;
+  for (const Candidate& c : candidates(logits, text)) highest = std::max(highest, c.logit);
+  Token token = -1;
+  for (const Candidate& c : candidates_) {
+    const float value = (c.logit - highest) / o.temperature + gumbel(o.seed, text.size(), uint32_t(c.token));
+    if (value > best || token < 0 || (value == best && c.token < token)) best = value, token = c.token;
+  }
+  return token;
+}
+
+// Without a cut every token takes part: no list, noise for a block at a time.
+Token Sampler::draw_from_all(std::span<const float> logits, uint64_t position) {
+  const float highest = logits[size_t(greedy(logits))];
+  float best = lowest;
+  Token token = -1;
+  for (size_t from = 0; from < logits.size(); from += noise_.size()) {
+    const size_t n = std::min(noise_.size(), logits.size() - from);
+    gumbel_row(options_.seed, position, uint32_t(from), int(n), noise_.data());
+    for (size_t i = 0; i < n; ++i) {
+      const float value = (logits[from + i] - highest) / options_.temperature + noise_[i];
+      if (value > best) best = value, token = Token(from + i);
+    }
+  }
+  return token;
+}
+
+std::span<const Candidate> Sampler::candidates(std::span<const float> logits, std::span<const Token> text) {
+  keep_top_k(process(logits, text));
+  if (candidates_.empty()) fail_without_numbers();
+  if (options_.typical < 1) keep_typical();
+  if (options_.top_p < 1) keep_top_p();
+  if (options_.min_p > 0) keep_min_p();
+  return candidates_;
+}
+
+// Collects up to four times k tokens that beat the k-th best so far, then throws out all but k of them: one pass over the
+// vocabulary whatever k is, and no sort. Tokens come in ascending order, so one that equals the k-th best has lost to it.
+void Sampler::keep_top_k(std::span<const float> logits) {
+  const size_t k = options_.top_k == 0 ? logits.size() : std::min(size_t(options_.top_k), logits.size());
+  const size_t room = k >= logits.size() / 4 ? logits.size() : std::max<size_t>(4 * k, 64);
+  float beat = lowest;
+  candidates_.clear();
+  auto cut = [&] {
+    if (candidates_.size() <= k) return;
+    std::nth_element(candidates_.begin(), candidates_.begin() + int64_t(k) - 1, candidates_.end(), higher);
+    candidates_.resize(k);
+    beat = candidates_.back().logit;
+  };
+  for (size_t v = 0; v < logits.size(); ++v) {
+    if (!(logits[v] > beat)) continue;
+    candidates_.push_back({Token(v), logits[v]});
+    if (candidates_.size() == room) cut();
+  }
+  cut();
+}
+
+// Softmax over what is left, into p. Returns the logarithm of its normaliser: log p = logit - that.
+double Sampler::probabilities() {
+  float highest = lowest;
+  for (const Candidate& c : candidates_) highest = std::max(highest, c.logit);
+  double sum = 0;
+  for (Candidate& c : candidates_) sum += c.p = std::exp(c.logit - highest);
+  for (Candidate& c : candidates_) c.p = float(c.p / sum);
+  return highest + std::log(sum);
+}
+
+// Keeps the fewest candidates, first in the order `before`, that hold this mass; at least one. Sorts no more than it must: the
+// first 64, then as many again, and so on.
+template <class Before> static void keep_mass(std::vector<Candidate>& list, double mass, Before before) {
+  double held = 0;
+  for (size_t from = 0, n = 64; from < list.size(); from += n, n = from) {
+    const auto begin = list.begin() + int64_t(from);
+    const auto end = list.begin() + int64_t(std::min(from + n, list.size()));
+    if (end != list.end()) std::nth_element(begin, end, list.end(), before);
+    std::sort(begin, end, before);
+    for (auto c = begin; c != end; ++c) {
+      held += c->p;
+      if (held >= mass) return list.resize(size_t(c - list.begin()) + 1);
+    }
+  }
+}
+
+void Sampler::keep_typical() {
+  const double normaliser = probabilities();
+  double mean = 0;   // surprise, -log p, over the distribution
+  for (const Candidate& c : candidates_) mean += c.p * (normaliser - c.logit);
+  for (Candidate& c : candidates_) c.key = float(std::fabs(normaliser - c.logit - mean));
+  keep_mass(candidates_, options_.typical, [](const Candidate& a, const Candidate& b) {
+    return a.key < b.key || (a.key == b.key && a.token < b.token);
+  });
+}
+
+void Sampler::keep_top_p() {
+  probabilities();
+  // The tokens below (1 - top_p)/n hold less than 1 - top_p together: they cannot be needed.
+  const float negligible = 0.5f * (1 - options_.top_p) / float(candidates_.size());   // half: rounding
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.p < negligible; });
+  keep_mass(candidates_, options_.top_p, higher);
+}
+
+void Sampler::keep_min_p() {
+  float highest = lowest;
+  for (const Candidate& c : candidates_) highest = std::max(highest, c.logit);
+  const float least = highest + std::log(options_.min_p);
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < least; });
+}
+
+Logprobs::Logprobs(std::span<const float> logits) : logits_(logits) {
+  float highest = lowest;
+  for (float x : logits) highest = std::max(highest, usable(x));
+  double sum = 0;
+  for (float x : logits) sum += std::exp(double(usable(x)) - highest);
+  normaliser_ = highest + std::log(sum);
+}
+
+float Logprobs::of(Token token) const { return float(usable(logits_[size_t(token)]) - normaliser_); }
+
+void Logprobs::top(int n, std::vector<TokenLogprob>& out) const {
+  // A short list that stays sorted: n is small, and few tokens enter it.
+  const size_t most = std::min(size_t(n), logits_.size());
+  out.clear();
+  for (size_t v = 0; v < logits_.size() && most > 0; ++v) {
+    const float logit = usable(logits_[v]);
+    if (out.size() == most && !(logit > out.back().logprob)) continue;
+    if (out.size() == most) out.pop_back();
+    auto at = std::find_if(out.begin(), out.end(), [&](const TokenLogprob& t) { return logit > t.logprob; });
+    out.insert(at, {Token(v), logit});
+  }
+  for (TokenLogprob& t : out) t.logprob = float(t.logprob - normaliser_);
+}
+
+}  // namespace folio

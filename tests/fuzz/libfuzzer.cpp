@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+// Joins a target (FOLIO_FUZZ_TARGET) to clang's libFuzzer. Run it on a copy of the corpus:  fuzz_weights corpus -max_total_time=60
+#include "fuzz.h"
+
+extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t most);
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  folio::fuzz::FOLIO_FUZZ_TARGET(std::as_bytes(std::span(data, size)));
+  return 0;
+}
+
+// libFuzzer's own mutations, and after most of them the head set right: no mutation would guess the hash of the index.
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t most, unsigned seed) {
+  size = LLVMFuzzerMutate(data, size, most);
+  if (seed % 8 == 0) return size;
+  std::string file(reinterpret_cast<const char*>(data), size);
+  folio::repair_head(file);
+  std::copy(file.begin(), file.end(), data);
+  return size;
+}

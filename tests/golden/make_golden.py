@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Builds the tiny models of tests/golden/hf and the tokenizers of tokenizer_json, and what
+transformers and tokenizers make of them.
+
+    python tests/golden/make_golden.py [NAME ...]        needs torch, transformers; its output is committed, CI needs neither
+
+Every model is random, seeded, and scaled so that its logits spread and greedy decoding has no near ties. In each folder, beside
+the checkpoint: shape.json {"prompt": T, "vocab": V, "steps": S}, and raw little-endian
+    prompt.i32 [T]   logits_prompt.f32 [T,V]   ids.i32 [S]   logits_decode.f32 [S,V]
+ids[0] is the greedy choice after the prompt; row k of logits_decode follows the prompt and ids[0..k]; ids[k+1] is its choice.
+All of it float32 on the CPU, eager attention, the whole sequence anew for each step (no cache to be wrong about).
+../tokenizer_json/NAME holds a tokenizer.json and ids.json, [[text, ids without special tokens], ...].
+"""
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+OUT = Path(__file__).resolve().parent / "hf"
+WORDS_OUT = OUT.parent / "tokenizer_json"
+STEPS = 20
+MARGIN = 0.01  # least distance of the greedy choice to the next: well above the 1e-4 that a test allows
+
+LLAMA = dict(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def rope(kind, theta=10000.0, **more):
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": theta, **more}}
+
+
+# name: class, config, prompt length, dtype of the file, further steps
+CASES = {
+    "llama": ("Llama", LLAMA | rope("default"), 140, "float32"),  # the prompt crosses positions 64 and 128
+    "llama_llama3": ("Llama", LLAMA | rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                           original_max_position_embeddings=64), 72, "bfloat16"),
+    "llama_linear": ("Llama", LLAMA | dict(attention_bias=True, mlp_bias=True) | rope("linear", factor=4.0), 40, "float16"),
+    "llama_yarn": ("Llama", LLAMA | dict(head_dim=16) | rope("yarn", factor=4.0, original_max_position_embeddings=64), 80, "float32"),
+    "mistral": ("Mistral", LLAMA | dict(sliding_window=16) | rope("default", 1000000.0), 56, "float32"),
+    "qwen2": ("Qwen2", LLAMA | dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=24, max_window_layers=1,
+                                    tie_word_embeddings=True) | rope("default", 1000000.0), 48, "bfloat16"),
+    "qwen3": ("Qwen3", LLAMA | dict(head_dim=16) | rope("default", 1000000.0), 40, "float32"),
+    "phi3": ("Phi3", LLAMA | dict(num_key_value_heads=4, pad_token_id=0)
+             | rope("default", partial_rotary_factor=0.5), 40, "float32"),
+    "gpt2": ("GPT2", dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0), 44, "float32"),
+}
+
+
+def randomise(model, seed):
+    random = torch.Generator().manual_seed(seed)
+    for name, p in model.named_parameters():
+        x = torch.randn(p.shape, generator=random)
+        if p.dim() == 1:
+            x = x * 0.1 + (1 if "norm" in name or ".ln_" in name else 0) * (not name.endswith("bias"))
+        elif "embed" in name or "wte" in name or "wpe" in name:
+            x = x * (0.3 if model.config.tie_word_embeddings else 1)
+        else:
+            x = x * (1.4 / math.sqrt(p.shape[-1]))  # more, and float32's own error comes near the tolerance of the tests
+        p.data.copy_(x)
+
+
+def old_keys(folder):
+    """Rewrites rope_parameters as they were written before transformers 5."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    given = config.pop("rope_parameters")
+    config["rope_theta"] = given.pop("rope_theta")
+    config["rope_scaling"] = {"type": given.pop("rope_type")} | given
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+@torch.no_grad()
+def expected(folder, length, seed):
+    """Prompt, its logits, greedy ids and theirs; and the smallest margin of a choice."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    vocab = model.config.vocab_size
+    random = torch.Generator().manual_seed(seed)
+    sequence = torch.randint(3, vocab, (1, length), generator=random)
+    prompt = model(sequence, use_cache=False).logits[0]
+    ids, decode, last = [], [], prompt[-1]
+    margin = math.inf
+    for _ in range(STEPS):
+        best = last.topk(2).values
+        margin = min(margin, (best[0] - best[1]).item())
+        ids.append(int(last.argmax()))
+        sequence = torch.cat([sequence, torch.tensor([[ids[-1]]])], dim=1)
+        last = model(sequence, use_cache=False).logits[0, -1]
+        decode.append(last)
+    return sequence[0, :length], prompt, torch.tensor(ids), torch.stack(decode), margin
+
+
+def make_model(name):
+    family, config, length, dtype = CASES[name]
+    folder = OUT / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    kind = getattr(transformers, "GPT2LMHeadModel" if family == "GPT2" else family + "ForCausalLM")
+    model = kind(getattr(transformers, family + "Config")(**config))
+    for seed in range(1, 100):
+        randomise(model, seed)
+        shards = {"max_shard_size": "60KB"} if name == "qwen3" else {}  # one of them in several files
+        model.to(getattr(torch, dtype)).save_pretrained(folder, **shards)
+        model.float()
+        (folder / "generation_config.json").unlink(missing_ok=True)
+        if name == "llama_linear":
+            old_keys(folder)
+        prompt, logits, ids, decode, margin = expected(folder, length, seed)
+        if margin > MARGIN and len(set(ids.tolist())) > STEPS // 3:
+            break
+        for file in folder.iterdir():
+            file.unlink()
+    else:
+        raise SystemExit(f"{name}: no seed gives clear choices")
+    shape = {"prompt": length, "vocab": logits.shape[1], "steps": STEPS}
+    (folder / "shape.json").write_text(json.dumps(shape) + "\n")
+    for file, data in (("prompt.i32", prompt.int()), ("ids.i32", ids.int()),
+                       ("logits_prompt.f32", logits), ("logits_decode.f32", decode)):
+        (folder / file).write_bytes(data.contiguous().numpy().tobytes())
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    print(f"{name}: seed {seed}, margin {margin:.3f}, logits' deviation {logits.std():.2f}, {size:,} bytes")
+
+
+# ---- tokenizers -------------------------------------------------------------------------------------------------------
+
+CORPUS = """\
+The house stands on a hill above the river, and the river runs to the sea. In the morning the light comes through the
+windows of the kitchen; in the evening it leaves by the door. Nobody knows who built it. They say that it was a carpenter who
+couldn't read, that he'd drawn every beam with chalk on the floor, and that he'll come back when the last of them is gone.
+There are 12 rooms, 4 stairs and 1 cellar, 365 panes of glass, and about 20000 nails. We're told that they were counted twice.
+Das Haus steht über dem Fluß. La maison est là, près de la rivière; l'été y est très doux. Дом стоит на горе. 家は丘の上にある。
+for i in range(10):
+    if house[i].open and not house[i].empty:
+        print("room", i, house[i].name)
+"""
+TEXTS = ["house", " river", "carpenter", "Hello world", " leading and trailing ", "the house's windows, they'll open!", "12345 and 1234567",
+         "a\n\nb\n c\t\td   e",
+         "über die Brücke — l'été", "Дом 家は丘 🙂 e\u0301", "<|end|>The<|end|> river", "x = [i for i in range(10)]\n    print(x)\n", ""]
+
+
+def words(numbers):
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORDS % numbers), "isolated"),
+                                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def byte_level(pre, special, normalizer=None, size=400):
+    t = Tokenizer(models.BPE(ignore_merges=special == "<|begin_of_text|>"))
+    t.pre_tokenizer, t.decoder = pre, decoders.ByteLevel()
+    if normalizer:
+        t.normalizer = normalizer
+    t.train_from_iterator([CORPUS], trainers.BpeTrainer(vocab_size=size, special_tokens=[special, "<|end|>"], show_progress=False,
+                                                        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
+    if special == "<|begin_of_text|>":
+        t.post_processor = processors.TemplateProcessing(single=f"{special} $A", special_tokens=[(special, 0)])
+    return t
+
+
+def llama():
+    """Llama 2's: letters with byte fallback, the space as a letter, merges without scores."""
+    t = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    t.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
+    t.train_from_iterator([CORPUS], trainers.BpeTrainer(vocab_size=560, special_tokens=special, show_progress=False))
+    text = json.loads(t.to_str())
+    text["added_tokens"] = text["added_tokens"][:3]
+    t = Tokenizer.from_str(json.dumps(text))
+    t.add_special_tokens([AddedToken("<|end|>", rstrip=True)])
+    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    t.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return t
+
+
+def unigram():
+    t = Tokenizer(models.Unigram())
+    t.normalizer, t.decoder = normalizers.NFKC(), decoders.Metaspace()
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])  # as T5's
+    t.train_from_iterator([CORPUS], trainers.UnigramTrainer(vocab_size=300, special_tokens=["<unk>", "<s>", "</s>", "<|end|>"],
+                                                            unk_token="<unk>", show_progress=False))
+    return t
+
+
+TOKENIZERS = {
+    "gpt2": lambda: byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), "<|endoftext|>"),
+    "llama3": lambda: byte_level(words(r"\p{N}{1,3}"), "<|begin_of_text|>"),
+    "qwen2": lambda: byte_level(words(r"\p{N}"), "<|endoftext|>", normalizers.NFC()),
+    "digits": lambda: byte_level(pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.Punctuation(),
+                                                          pre_tokenizers.ByteLevel(add_prefix_space=False)]), "<|endoftext|>"),
+    "llama": llama,
+    "unigram": unigram,
+}
+
+
+def make_tokenizer(name):
+    folder = WORDS_OUT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    t = TOKENIZERS[name]()
+    (folder / "tokenizer.json").write_text(json.dumps(json.loads(t.to_str()), ensure_ascii=False, separators=(",", ":")) + "\n")
+    texts = [text for text in TEXTS if name != "unigram" or not set(text) & set("\n\t")]  # SentencePiece's own has no such cut
+    pairs = [[text, t.encode(text, add_special_tokens=False).ids] for text in texts]
+    (folder / "ids.json").write_text(json.dumps(pairs, ensure_ascii=False) + "\n")
+    print(f"tokenizer_json/{name}: {t.get_vocab_size()} tokens, {sum(f.stat().st_size for f in folder.iterdir()):,} bytes")
+
+
+def main():
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    chosen = sys.argv[1:] or [*CASES, *(f"tokenizer_json/{t}" for t in TOKENIZERS)]
+    for name in chosen:
+        make_tokenizer(name.split("/")[1]) if "/" in name else make_model(name)
+
+
+if __name__ == "__main__":
+    main()

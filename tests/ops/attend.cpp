@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+// Cases of attention over pages and of merging two parts. Pool rows that hold no token of the sequence are NaN: a kernel that lets
+// them into a sum, were it with weight zero, is found out.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "cpu/simd/simd.h"
+#include "frame.h"
+
+namespace folio {
+
+// Sequences of these lengths, of each of which the last `fresh` tokens ask, then `padding` tokens that belong to nobody.
+struct Wish {
+  std::vector<int> lengths;
+  int fresh = 1, heads = 4, groups = 2, size = 64, width = 64, padding = 0;
+  DType type = F32;
+  bool shuffle = false;  // tokens in any order
+};
+
+// Writes random rows where the page table says; all else in the pool stays NaN.
+static Tensor pool(Inputs& in, const Tensor& page, const Wish& wish, int64_t pages, int64_t size) {
+  Tensor t = in.store().zeros(wish.type, {pages, page_tokens, wish.groups, size});
+  poison(wish.type, t.data, t.count());
+  for (size_t b = 0; b < wish.lengths.size(); ++b)
+    for (int j = 0; j < wish.lengths[b]; ++j) {
+      const int64_t row = page.row<int32_t>(int64_t(b))[j / page_tokens] * page_tokens + j % page_tokens;
+      const Tensor rows = in.normal({wish.groups, size}, wish.type);
+      for (int64_t g = 0; g < wish.groups; ++g)
+        std::memcpy(t.row_bytes(row * wish.groups + g), rows.row_bytes(g), size_t(bytes_of(wish.type, size)));
+    }
+  return t;
+}
+
+static Attend attention(Inputs& in, const Wish& wish) {
+  std::vector<int32_t> seq, pos, length(wish.lengths.begin(), wish.lengths.end());
+  int64_t most = 1, pages = 2;
+  for (size_t b = 0; b < wish.lengths.size(); ++b) {
+    for (int j = std::max(0, wish.lengths[b] - wish.fresh); j < wish.lengths[b]; ++j) seq.push_back(int32_t(b)), pos.push_back(j);
+    const int64_t used = (wish.lengths[b] + page_tokens - 1) / page_tokens;
+    most = std::max(most, used + 1);
+    pages += used;
+  }
+  seq.insert(seq.end(), size_t(wish.padding), -1);
+  pos.insert(pos.end(), size_t(wish.padding), 0);
+  const auto tokens = int64_t(seq.size()), sequences = int64_t(length.size());
+  if (wish.shuffle)
+    for (int64_t i = tokens - 1; i > 0; --i) {
+      const auto j = size_t(in.random().below(i + 1));
+      std::swap(seq[size_t(i)], seq[j]), std::swap(pos[size_t(i)], pos[j]);
+    }
+  const Tensor order = in.shuffled({pages});
+  std::vector<int32_t> table;
+  int64_t next = 0;
+  for (int64_t b = 0; b < sequences; ++b)
+    for (int64_t i = 0; i < most; ++i) table.push_back(i * page_tokens < length[size_t(b)] ? order.at<int32_t>()[next++] : -1);
+  const Tensor page = in.ints({sequences, most}, table);
+  return {.q = in.normal({tokens, wish.heads, wish.size}), .k = pool(in, page, wish, pages, wish.size), .v = pool(in, page, wish, pages, wish.width),
+          .page = page, .seq = in.ints({tokens}, seq), .pos = in.ints({tokens}, pos), .length = in.ints({sequences}, length),
+          .scale = 1 / std::sqrt(float(wish.size))};
+}
+
+// Errors of f32 sums in any order and of a fast exponential: a logit moves by some 1e-6 of Σ|q·k|, a weight by as much of itself,
+// and the result by that much of the largest |v|.
+static std::vector<Tensor> allowed(Inputs& in, const Attend& op) {
+  const int64_t heads = op.q.dim(1), share = heads / op.k.dim(2);
+  const std::vector<double> q = elements(op.q), k = elements(op.k), v = elements(op.v);
+  Tensor o = in.store().zeros(F32, {op.q.dim(0), heads, op.v.dim(3)}), lse = in.store().zeros(F32, {op.q.dim(0), heads});
+  for (int64_t item = 0; item < op.q.rows(); ++item) {
+    const int64_t t = item / heads, g = item % heads / share;
+    const Attend::Span keys = op.span(t);
+    double sum = 1, most = 0;
+    for (int64_t j = 0; j < keys.end; ++j) {
+      if (j >= keys.sinked && j < keys.first) continue;
+      const int64_t id = op.page.row<int32_t>(op.seq.at<int32_t>()[t])[j / page_tokens];
+      if (id < 0) continue;
+      const int64_t row = (id * page_tokens + j % page_tokens) * op.k.dim(2) + g;
+      double dot = 0;
+      for (int64_t d = 0; d < op.q.cols(); ++d) dot += std::fabs(q[size_t(item * op.q.cols() + d)] * k[size_t(row * op.k.cols() + d)]);
+      sum = std::max(sum, dot * op.scale);
+      for (int64_t d = 0; d < op.v.cols(); ++d) most = std::max(most, std::fabs(v[size_t(row * op.v.cols() + d)]));
+    }
+    lse.at<float>()[item] = float(2e-6 * sum);
+    for (int64_t d = 0; d < o.cols(); ++d) o.row<float>(item)[d] = float(4e-6 * sum * most);
+  }
+  return {o, lse};
+}
+
+// One sequence of four keys in page 1, two tokens at places 1 and 3, two heads on one group.
+static Attend by_hand(Inputs& in) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> k(2 * 64 * 2, nan), v(2 * 64 * 2, nan);
+  const std::vector<float> keys = {1, 0, 0, 1, 1, 1, -1, 0.5f}, rows = {1, 2, 3, 4, -1, 0, 0.5f, 8};
+  std::copy(keys.begin(), keys.end(), k.begin() + 128);
+  std::copy(rows.begin(), rows.end(), v.begin() + 128);
+  return {.q = in.values({2, 2, 2}, {1, 0, 0.5f, -1, 2, 1, -1, 1}), .k = in.values({2, 64, 1, 2}, k), .v = in.values({2, 64, 1, 2}, v),
+          .page = in.ints({1, 2}, {1, -1}), .seq = in.ints({2}, {0, 0}), .pos = in.ints({2}, {1, 3}), .scale = 0.5f};
+}
+
+static void known_numbers(CaseList<Attend>& list) {
+  auto put = [&](const Attend& op, const std::vector<float>& o, const std::vector<float>& lse) {
+    list.known(op, {list.values({2, 2, 2}, o), list.values({2, 2}, lse)});
+  };
+  Attend op = by_hand(list);
+  put(op, {1.75508134f, 2.75508134f, 1.6416426f, 2.6416426f, 0.366797372f, 1.69620015f, 1.04447716f, 4.60587976f},
+      {0.974076984f, 0.636871006f, 2.23227622f, 1.68124718f});
+  op.causal = false, op.length = list.ints({1}, {4});
+  put(op, {0.673589597f, 2.47751921f, 0.80225036f, 3.00572553f, 0.366797372f, 1.69620015f, 1.04447716f, 4.60587976f},
+      {1.59004573f, 1.18658883f, 2.23227622f, 1.68124718f});
+  op = by_hand(list), op.window = 2;
+  put(op, {1.75508134f, 2.75508134f, 1.6416426f, 2.6416426f, -0.856975803f, 0.762795719f, 0.0187680488f, 5.43342959f},
+      {0.974076984f, 0.636871006f, 1.60020656f, 1.13687101f});
+  op.sinks = 1;
+  put(op, {1.75508134f, 2.75508134f, 1.6416426f, 2.6416426f, -0.199055891f, 1.20113279f, 0.178602172f, 4.87415387f},
+      {0.974076984f, 0.636871006f, 2.03762132f, 1.31467232f});
+  op = by_hand(list), op.softcap = 0.75f;
+  put(op, {1.78487049f, 2.78487049f, 1.6733166f, 2.6733166f, 0.785475046f, 2.38794543f, 1.04254032f, 4.36050032f},
+      {0.93538373f, 0.651599594f, 1.80732333f, 1.60231031f});
+  op = by_hand(list), op.slopes = list.values({2}, {0.5f, 0.25f});
+  put(op, {2, 3, 1.75508134f, 2.75508134f, -0.0127110816f, 1.6845153f, 0.852688533f, 5.14285942f}, {0.693147181f, 0.474076984f, 1.4824473f, 1.43086267f});
+  op.window = 3, op.softcap = 2;
+  put(op, {2.00508129f, 3.00508129f, 1.76047356f, 2.76047356f, -0.0354057698f, 1.94155418f, 0.842345159f, 5.3299438f},
+      {0.688078753f, 0.477123784f, 1.178397f, 1.33930354f});
+  op = by_hand(list), op.seq = list.ints({2}, {-1, 0}), op.page = list.ints({1, 2}, {-1, -1});  // padding, and a sequence without a page
+  const float none = -std::numeric_limits<float>::infinity();
+  put(op, std::vector<float>(8, 0.0f), std::vector<float>(4, none));
+}
+
+CASES(Attend) {
+  known_numbers(*this);
+  auto put = [this](const Attend& op) { add(op, allowed(*this, op)); };
+  for (DType type : {F32, F16, BF16}) {
+    for (int length : {1, 2, 63, 64, 65, 200}) put(attention(*this, {.lengths = {length}, .type = type}));            // decoding
+    for (int fresh : {7, 65, 130}) put(attention(*this, {.lengths = {130}, .fresh = fresh, .type = type}));           // a chunk
+    put(attention(*this, {.lengths = {5, 64, 1, 129}, .fresh = 3, .padding = 2, .type = type}));                      // a batch
+    put(attention(*this, {.lengths = {40, 90}, .fresh = 8, .padding = 3, .type = type, .shuffle = true}));
+    put(attention(*this, {.lengths = {70}, .fresh = 5, .heads = 4, .groups = 4, .size = 32, .width = 32, .type = type}));   // MHA
+    put(attention(*this, {.lengths = {70}, .fresh = 5, .heads = 6, .groups = 1, .size = 128, .width = 128, .type = type}));  // MQA
+    put(attention(*this, {.lengths = {70}, .fresh = 4, .heads = 3, .groups = 3, .size = 5, .width = 7, .type = type}));      // odd sizes
+    put(attention(*this, {.lengths = {70}, .fresh = 4, .heads = 2, .groups = 1, .size = 96, .width = 40, .type = type}));
+    put(attention(*this, {.lengths = {300}, .heads = 14, .groups = 2, .type = type}));                                // 7 heads on a group
+    Attend op = attention(*this, {.lengths = {150, 20}, .fresh = 20, .type = type});
+    op.causal = false;
+    put(op);
+    for (int window : {1, 16, 64, 100})
+      for (int sinks : {0, 4}) {
+        op = attention(*this, {.lengths = {170, 3}, .fresh = 9, .padding = 1, .type = type});
+        op.window = window, op.sinks = sinks;
+        put(op);
+      }
+    op = attention(*this, {.lengths = {100}, .fresh = 10, .type = type});
+    op.softcap = 1.5f;
+    put(op);
+    op.window = 30, op.sinks = 2, op.slopes = uniform(0.01, 0.5, {4}), op.length = Tensor();
+    put(op);
+    op = attention(*this, {.lengths = {130}, .fresh = 2, .type = type});
+    op.q = normal({2, 4, 64}, F32, 30);  // sharp: weights of one key
+    put(op);
+    op = attention(*this, {.lengths = {190}, .fresh = 4, .type = type});
+    op.page.row<int32_t>(0)[1] = -1;     // a page that is gone
+    put(op);
+    put(attention(*this, {.lengths = {9}, .padding = 70, .type = type}));  // hardly anything to do
+  }
+}
+
+CASES(Merge) {
+  const float none = -std::numeric_limits<float>::infinity();
+  // Equal weights; three to one (log 3); only b; only a; none at all.
+  known({.a = values({1, 5, 2}, {1, 2, 4, 8, 9, 9, 5, 6, 9, 9}), .b = values({1, 5, 2}, {3, 6, 8, 0, 7, 8, 9, 9, 9, 9}),
+         .a_lse = values({1, 5}, {2, 1.09861229f, none, -3, none}), .b_lse = values({1, 5}, {2, 0, 5, none, none})},
+        {values({1, 5, 2}, {2, 4, 5, 6, 7, 8, 5, 6, 0, 0}), values({1, 5}, {2.69314718f, 1.38629436f, 5, -3, none})});
+  known({.a = values({1, 1, 1}, {1}), .b = values({1, 1, 1}, {2}), .a_lse = values({1, 1}, {1e4f}), .b_lse = values({1, 1}, {-1e4f})},
+        {values({1, 1, 1}, {1}), values({1, 1}, {1e4f})});
+  for (int64_t tokens : {1, 7, 66})
+    for (int64_t size : {1, 64}) {
+      const Tensor a_lse = normal({tokens, 3}, F32, 4), b_lse = normal({tokens, 3}, F32, 4);
+      for (int64_t i = 0; i < a_lse.count(); i += 5) a_lse.at<float>()[i] = none;
+      add({.a = normal({tokens, 3, size}), .b = normal({tokens, 3, size}), .a_lse = a_lse, .b_lse = b_lse});
+    }
+}
+
+// Attention over the pages left of `cut` and over the others, merged, is attention over all.
+static void expect_parts_make_the_whole(Device& device, DType type, int cut) {
+  Inputs in;
+  const Attend whole = attention(in, {.lengths = {190, 70}, .fresh = 30, .type = type});
+  Attend left = whole, right = whole;
+  left.page = in.store().copy(whole.page), right.page = in.store().copy(whole.page);
+  for (int64_t b = 0; b < 2; ++b)
+    for (int64_t i = 0; i < whole.page.cols(); ++i) (i < cut ? right : left).page.row<int32_t>(b)[i] = -1;
+  auto graph = std::make_unique<Graph>();
+  const Attend all = graph->record(whole), l = graph->record(left), r = graph->record(right);
+  const Merge merged = graph->record(Merge{.a = l.o, .b = r.o, .a_lse = l.lse, .b_lse = r.lse});
+  graph->output("o", all.o), graph->output("lse", all.lse);
+  graph->output("merged", merged.o), graph->output("merged_lse", merged.lse);
+  const auto program = device.compile(std::move(graph));
+  program->run();
+  EXPECT_EQ(difference(program->output("merged"), program->output("o"), {4e-6, 1e-5}), "") << format(type).name << " " << cut;
+  EXPECT_EQ(difference(program->output("merged_lse"), program->output("lse"), {4e-6, 1e-5}), "") << format(type).name << " " << cut;
+}
+
+TEST(AttendMerge, PartsMakeTheWhole) {
+  const std::string before = simd().name;
+  const auto kernels = cpu(2), plain = reference(2);
+  for (DType type : {F32, F16, BF16})
+    for (int cut : {0, 1, 2, 3}) {
+      expect_parts_make_the_whole(*plain, type, cut);
+      for (const Simd* set : simd_sets()) {
+        force_simd(set->name);
+        expect_parts_make_the_whole(*kernels, type, cut);
+      }
+    }
+  force_simd(before);
+}
+
+}  // namespace folio

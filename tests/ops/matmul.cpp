@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+// Cases of the matrix product: all formats, token counts on both sides of every tile, odd sizes, all epilogues.
+#include <algorithm>
+#include <cmath>
+
+#include "cases.h"
+#include "compare.h"
+
+namespace folio {
+
+static const std::vector<Act> acts = {Act::none, Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh};
+
+using Row = std::vector<double>;
+
+// How far rounding may move each x of a token (a standard deviation), as the kernels of that weight format round it: to int8 in
+// blocks of 32 for the quantised ones, to bf16 for bf16, not at all for the others.
+static Row rounding(const double* x, size_t n, DType type) {
+  Row e(n, 0.0);
+  for (size_t k = 0; k < n; ++k) {
+    double most = 0;
+    for (size_t j = k / 32 * 32; j < std::min(n, k / 32 * 32 + 32); ++j) most = std::max(most, std::fabs(x[j]));
+    if (type == Q8_0 || type == Q4_0) e[k] = most / 127 / std::sqrt(12.0);
+    if (type == BF16) e[k] = std::fabs(x[k]) * 0x1p-8 / std::sqrt(12.0);
+  }
+  return e;
+}
+
+struct Sum {
+  double value, error;
+};
+
+// x·w + bias, and six standard deviations of what rounding x does to it, plus f32 sums in any order.
+static Sum product(const double* x, const Row& e, const double* w, double bias) {
+  double sum = bias, square = 0, magnitude = std::fabs(bias);
+  for (size_t k = 0; k < e.size(); ++k) {
+    sum += x[k] * w[k];
+    square += e[k] * w[k] * e[k] * w[k];
+    magnitude += std::fabs(x[k] * w[k]);
+  }
+  return {sum, 6 * std::sqrt(square) + 1e-6 * magnitude};
+}
+
+// The error of each result that follows from it, through activation and gate.
+static Tensor allowed(Inputs& in, const Matmul& op) {
+  const Row x = elements(op.x), w = elements(op.w), gate = op.gate.present() ? elements(op.gate) : Row();
+  const size_t n = size_t(op.x.cols());
+  auto bias = [](const Tensor& b, int64_t f) { return b.present() ? double(b.at<float>()[f]) : 0; };
+  auto through = [&](Sum s) -> Sum {
+    const double at = activate(op.act, float(s.value));
+    const double up = activate(op.act, float(s.value + s.error)), down = activate(op.act, float(s.value - s.error));
+    return {at, std::max(std::fabs(up - at), std::fabs(down - at)) + 1e-6 * std::fabs(at)};
+  };
+  Tensor t = in.store().zeros(F32, {op.x.dim(0), op.w.dim(0)});
+  for (int64_t i = 0; i < t.dim(0); ++i) {
+    const double* token = &x[size_t(i) * n];
+    const Row e = rounding(token, n, op.w.type);
+    for (int64_t f = 0; f < t.dim(1); ++f) {
+      Sum s = product(token, e, &w[size_t(f) * n], bias(op.bias, f));
+      if (op.gate.present()) {
+        const Sum open = through(product(token, e, &gate[size_t(f) * n], bias(op.gate_bias, f)));
+        s = {s.value * open.value, std::fabs(open.value) * s.error + open.error * (std::fabs(s.value) + s.error)};
+      } else {
+        s = through(s);
+      }
+      t.row<float>(i)[f] = float(s.error);
+    }
+  }
+  return t;
+}
+
+// x [T,K], w [N,K]; `parts` says which of bias, gate, gate_bias, add are there, as bits.
+static Matmul random_op(Inputs& in, DType type, int64_t tokens, int64_t n, int64_t k, int parts, Act act) {
+  Matmul op{.x = in.normal({tokens, k}), .w = in.normal({n, k}, type, 1 / std::sqrt(double(k))), .act = act};
+  if (parts & 1) op.bias = in.normal({n});
+  if (parts & 2) op.gate = in.normal({n, k}, type, 1 / std::sqrt(double(k)));
+  if ((parts & 6) == 6) op.gate_bias = in.normal({n});
+  if (parts & 8) op.add = in.normal({tokens, n});
+  return op;
+}
+
+// Everything at its limit: x of one magnitude, so that its int8 form is ±127, and weights at the far end of their format.
+static std::vector<uint8_t> extreme(DType type, int64_t blocks) {
+  std::vector<uint8_t> bytes;
+  for (int64_t b = 0; b < blocks; ++b) {
+    bytes.insert(bytes.end(), {0x00, 0x3c});  // a scale of 1
+    bytes.insert(bytes.end(), type == Q8_0 ? 32 : 16, type == Q8_0 ? 0x80 : b % 2 ? 0x00 : 0xff);  // −128; −8 or 7
+  }
+  return bytes;
+}
+
+CASES(Matmul) {
+  auto put = [this](const Matmul& op) { add(op, {allowed(*this, op)}); };
+  // [1,2]·[3,4]ᵀ = 11, [1,2]·[-1,1]ᵀ = 1; then with bias, relu and add; then gated: silu(11)·(…)
+  const Tensor x = values({1, 2}, {1, 2}), w = values({2, 2}, {3, 4, -1, 1}), gate = values({2, 2}, {0, -2, 2, 0});
+  known({.x = x, .w = w}, {values({1, 2}, {11, 1})});
+  known({.x = x, .w = w, .bias = values({2}, {-12, 0.5f}), .add = values({1, 2}, {100, 200}), .act = Act::relu}, {values({1, 2}, {100, 201.5f})});
+  known({.x = x, .w = w, .bias = values({2}, {-1, 0}), .gate = gate, .gate_bias = values({2}, {3, 0}), .add = values({1, 2}, {1, 1}), .act = Act::silu},
+        {values({1, 2}, {-1.68941421f, 2.76159416f})});  // silu(−1)·10 + 1, silu(2)·1 + 1
+  known({.x = values({1, 32}, std::vector<float>(32, 2.0f)), .w = raw(Q8_0, {1, 32}, extreme(Q8_0, 1))}, {values({1, 1}, {-128 * 64})});
+  known({.x = values({1, 64}, std::vector<float>(64, 2.0f)), .w = raw(Q4_0, {1, 64}, extreme(Q4_0, 2))}, {values({1, 1}, {(7 - 8) * 64})});
+
+  for (DType type : {F32, F16, BF16, Q8_0, Q4_0}) {
+    const bool blocks = format(type).block > 1;
+    int turn = 0;
+    for (int64_t tokens : {1, 2, 3, 5, 8, 9, 17, 64, 130}) {
+      put(random_op(*this, type, tokens, 67, blocks ? 288 : 257, 0, Act::none));
+      for (int i = 0; i < 3; ++i, ++turn) {  // epilogues take turns
+        static constexpr int parts[] = {1, 8, 2, 10, 15, 7, 9, 3, 11};
+        put(random_op(*this, type, tokens, 20, blocks ? 64 : 50, parts[turn % 9], acts[size_t(turn % 6)]));
+      }
+    }
+    for (Act act : acts)
+      for (int parts : {9, 15}) put(random_op(*this, type, 3, 33, 96, parts, act));
+    for (int64_t n : {1, 4, 16, 31, 128})
+      for (int64_t k : {32, 160, 1024}) put(random_op(*this, type, n % 3 + 1, n, k, 0, Act::none));
+    if (!blocks)
+      for (int64_t k : {1, 7, 15, 33, 63}) put(random_op(*this, type, 4, 5, k, 1, Act::none));
+    Matmul op = random_op(*this, type, 6, 40, 128, 0, Act::none);
+    std::memset(op.x.row_bytes(1), 0, 128 * sizeof(float));  // a token of zeros, one with an outlier, small and large ones
+    op.x.row<float>(2)[77] = 1000;
+    for (int64_t k = 0; k < 128; ++k) op.x.row<float>(3)[k] *= 1e-20f, op.x.row<float>(4)[k] *= 1e15f;
+    put(op);
+    if (blocks) put({.x = uniform(2, 2.0001, {5, 128}), .w = raw(type, {4, 128}, extreme(type, 16))});
+  }
+}
+
+}  // namespace folio

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT
+// Every case of every op: the plain reference against numbers worked out by hand, then the reference and every kernel on the CPU
+// device, under each instruction set and with several thread counts, against the plain reference. All of it again on strided
+// views between poison, and with outputs that take over the bytes of an input. `test_ops --gtest_filter=*RmsNorm*` runs one op.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+
+#include "cpu/simd/simd.h"
+#include "frame.h"
+
+namespace folio {
+namespace {
+
+// Devices are kept: a thread pool per run would cost more than the run.
+Device& kernels(int threads) {
+  static std::map<int, std::unique_ptr<Device>> devices;
+  auto& device = devices[threads];
+  if (!device) device = cpu(threads);
+  return *device;
+}
+
+Device& references() {
+  static const std::unique_ptr<Device> device = reference(3);
+  return *device;
+}
+
+// Within the format's tolerance and what the case allows beyond it.
+template <class Op> void expect_close(const Case<Op>& c, const Results& got, const std::vector<Tensor>& want) {
+  ASSERT_EQ(got.tensors.size(), want.size()) << c.label;
+  for (size_t i = 0; i < want.size(); ++i) {
+    double largest = 0;
+    for (double x : elements(want[i])) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
+    const Tensor* extra = i < c.allowed.size() && c.allowed[i].present() ? &c.allowed[i] : nullptr;
+    EXPECT_EQ(difference(got.tensors[i], want[i], tolerance_of(want[i].type, largest), extra), "") << got.names[i] << " of " << c.label;
+  }
+}
+
+void expect_bits(const std::string& label, const Results& got, const std::vector<Tensor>& want) {
+  ASSERT_EQ(got.tensors.size(), want.size()) << label;
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(bit_difference(got.tensors[i], want[i]), "") << got.names[i] << " of " << label;
+}
+
+// What the plain reference gives on packed inputs.
+template <class Op> Results expected(const Case<Op>& c) {
+  Results results;
+  Instance<Op> packed(c.op, Layout::packed, base_seed());
+  run_plain(packed, results);
+  EXPECT_EQ(packed.damage(), "") << c.label;
+  return results;
+}
+
+template <class Op> void check_known(const CaseList<Op>& list) {
+  size_t known = 0;
+  for (const auto& c : list.all()) {
+    if (c.want.empty()) continue;
+    ++known;
+    const Results got = expected(c);
+    ASSERT_EQ(got.tensors.size(), c.want.size()) << c.label;
+    for (size_t i = 0; i < c.want.size(); ++i) {  // only f32 may be near: of the rest every bit is known
+      const std::string wrong = c.want[i].type == F32 ? difference(got.tensors[i], c.want[i], {}) : bit_difference(got.tensors[i], c.want[i]);
+      EXPECT_EQ(wrong, "") << got.names[i] << " of " << c.label;
+    }
+  }
+  EXPECT_GT(known, 0u) << Op::name << " has no case whose numbers were worked out by hand";
+}
+
+template <class Op> void check_reference(const CaseList<Op>& list) {
+  for (size_t i = 0; i < list.all().size(); ++i) {
+    const auto& c = list.all()[i];
+    const Results want = expected(c);
+    for (Layout layout : {Layout::packed, Layout::strided}) {
+      Instance<Op> in(c.op, layout, base_seed() + i);
+      Results plain, team;
+      run_plain(in, plain);
+      expect_bits(c.label, plain, want.tensors);
+      EXPECT_EQ(run_graph(references(), in, false, team), "") << c.label;
+      expect_bits(c.label, team, want.tensors);
+    }
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+// One case under one instruction set: every thread count gives the same bits, and these are near the reference's.
+template <class Op> void check_case(const Case<Op>& c, Instance<Op>& in, const Results& want, const std::string& set, bool takeover) {
+  Results alone;
+  for (int threads : std::set<int>{1, 3, hardware_threads()}) {
+    Results team;
+    Results& got = threads == 1 ? alone : team;
+    const std::string label = join(set, ", ", threads, " threads, ", c.label);
+    ASSERT_EQ(run_graph(kernels(threads), in, takeover, got), "") << label;
+    if (threads == 1) expect_close(c, got, want.tensors);
+    else expect_bits(label, got, alone.tensors);
+    ASSERT_FALSE(::testing::Test::HasFailure()) << label;
+  }
+}
+
+// Without a kernel of its own an op runs its reference, which knows no instruction sets: one is enough.
+template <class Op> void check_kernels(const CaseList<Op>& list, Layout layout, bool takeover, bool has_kernel) {
+  const std::string before = simd().name;
+  for (size_t i = 0; i < list.all().size() && !::testing::Test::HasFailure(); ++i) {
+    const auto& c = list.all()[i];
+    if (takeover && !may_take_over(c.op)) continue;
+    const Results want = expected(c);
+    Instance<Op> in(c.op, layout, base_seed() + i);
+    for (const Simd* set : simd_sets()) {
+      if ((!has_kernel && set != simd_sets().front()) || ::testing::Test::HasFailure()) break;
+      ASSERT_TRUE(force_simd(set->name));
+      check_case(c, in, want, set->name, takeover);
+    }
+  }
+  force_simd(before);
+}
+
+enum class What { known, reference, packed, strided, takeover };
+
+template <class Op, bool has_kernel> void check_op(What what) {
+  const CaseList<Op> list;
+  switch (what) {
+    case What::known: return check_known(list);
+    case What::reference: return check_reference(list);
+    case What::packed: return check_kernels(list, Layout::packed, false, has_kernel);
+    case What::strided: return check_kernels(list, Layout::strided, false, has_kernel);
+    case What::takeover: return check_kernels(list, Layout::packed, true, has_kernel);
+  }
+}
+
+struct Entry {
+  const char* name;
+  void (*check)(What);
+};
+void PrintTo(const Entry& entry, std::ostream* out) { *out << entry.name; }
+
+#define FOLIO_KERNEL(OP) Entry{#OP, check_op<OP, true>},
+#define FOLIO_PLAIN(OP) Entry{#OP, check_op<OP, false>},
+const Entry entries[] = {OPS_WITH_CPU_KERNEL(FOLIO_KERNEL) OPS_PLAIN_ON_CPU(FOLIO_PLAIN)};
+#undef FOLIO_KERNEL
+#undef FOLIO_PLAIN
+
+class Ops : public ::testing::TestWithParam<Entry> {};
+
+TEST_P(Ops, KnownNumbers) { GetParam().check(What::known); }
+TEST_P(Ops, Reference) { GetParam().check(What::reference); }
+TEST_P(Ops, Kernel) { GetParam().check(What::packed); }
+TEST_P(Ops, KernelOnStridedViews) { GetParam().check(What::strided); }
+TEST_P(Ops, KernelInPlace) { GetParam().check(What::takeover); }
+
+INSTANTIATE_TEST_SUITE_P(All, Ops, ::testing::ValuesIn(entries), [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace folio

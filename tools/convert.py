@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Turns other people's checkpoints into Folio's weight file, and GGUF-made ones back. See tools/folio/__init__.py for the parts."""
+import argparse
+import os
+import signal
+import sys
+
+from folio import ConvertError
+
+EXAMPLES = """\
+SRC is one of
+  FILE.gguf             llama, qwen2, qwen3, phi3, gpt2; or a vocabulary alone
+  FOLDER                Hugging Face: config.json, *.safetensors, tokenizer.json or tokenizer.model
+                        (Llama, Mistral, Qwen2, Qwen3, Phi-3, GPT-2)
+  FILE.bin              llama2.c, versions 0, 1 and 2
+  FILE.json             minGPT, tensors in base64
+  FILE.pt, FILE.pth     a state dict; needs torch, and config.json beside it unless it is llama2.c's
+  FILE.folio            made from a GGUF file, with -o FILE.gguf: the way back
+
+examples
+  convert.py stories260K.bin --tokenizer tok512.bin -o stories.folio
+  convert.py model-Q8_0.gguf -o model.folio                 q8_0 stays, bit for bit
+  convert.py Qwen3-0.6B/ --type q8_0 -o qwen3.folio
+  convert.py qwen3.folio -o qwen3.gguf
+"""
+
+
+def arguments(argv):
+    p = argparse.ArgumentParser(prog="convert.py", description=__doc__.split(" See")[0], epilog=EXAMPLES,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", metavar="SRC", help="file or folder, see below")
+    p.add_argument("-o", "--out", required=True, metavar="OUT", help="OUT.folio (OUT.gguf on the way back)")
+    p.add_argument("--type", choices=["f32", "f16", "bf16", "q8_0", "q4_0"],
+                   help="convert the matrices to this format; without it each keeps its own")
+    p.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json, tokenizer.model, vocab.json (merges.txt beside it), "
+                   "llama2.c's tok*.bin, a .gguf or a folder that holds one of them")
+    p.add_argument("--name", help="the model's name, instead of the source's own")
+    p.add_argument("--quiet", action="store_true", help="no progress, no table")
+    return p.parse_args(argv)
+
+
+def run(args):
+    from folio import assemble, sources, to_gguf
+    if os.path.exists(args.out) and os.path.realpath(args.out) == os.path.realpath(args.source):
+        raise ConvertError(f"'{args.out}' is the source itself")
+    if sources.is_folio(args.source):
+        if not args.out.endswith(".gguf"):
+            raise ConvertError(f"'{args.source}' is a .folio already; -o FILE.gguf takes it back")
+        if args.type or args.tokenizer or args.name:
+            raise ConvertError("the way back takes no --type, --tokenizer or --name")
+        return to_gguf.convert(args.source, args.out, args.quiet)
+    model = sources.load(args.source, args.tokenizer)
+    if model.decoder:
+        model.decoder.name = args.name or model.decoder.name or sources.stem(args.source)
+    return assemble.convert(model, args.out, args.type, args.quiet)
+
+
+def stop(number, frame):
+    raise KeyboardInterrupt
+
+
+def main(argv=None):
+    args = arguments(argv)
+    try:
+        report = run(args)
+    except ConvertError as error:
+        said = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))  # names come from files
+        print(f"convert.py: {said}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("convert.py: stopped; nothing was written", file=sys.stderr)
+        return 1
+    if not args.quiet:
+        print("\n".join(report))
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)  # as Ctrl-C: the unfinished file is removed on the way out
+    sys.exit(main())

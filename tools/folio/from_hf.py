@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: MIT
+"""Hugging Face folders: for each architecture a table of their names, and a reading of config.json.
+
+Rope is "half" everywhere (pairs i, i + n/2). A key of the config that changes the mathematics and that we do not know how to
+honour is refused by name; what config.json leaves out takes the default of the architecture's class in transformers.
+"""
+import json
+import math
+import os
+import re
+
+from . import ConvertError, safetensors_file, vocabulary_hf
+from .assemble import Model
+from .decoder import ACTIVATIONS, Decoder
+
+LAYER = "model.layers.{i}."
+BASE = {"embed": "model.embed_tokens.weight", "head": "lm_head.weight", "norm_out": "model.norm.weight",
+        "norm_mix": LAYER + "input_layernorm.weight", "norm_ffn": LAYER + "post_attention_layernorm.weight",
+        "out": LAYER + "self_attn.o_proj.weight", "down": LAYER + "mlp.down_proj.weight"}
+APART = {"q": LAYER + "self_attn.q_proj.weight", "k": LAYER + "self_attn.k_proj.weight", "v": LAYER + "self_attn.v_proj.weight",
+         "q_norm": LAYER + "self_attn.q_norm.weight", "k_norm": LAYER + "self_attn.k_norm.weight",
+         "gate": LAYER + "mlp.gate_proj.weight", "up": LAYER + "mlp.up_proj.weight"}
+FUSED = {"qkv": LAYER + "self_attn.qkv_proj.weight", "gate_up": LAYER + "mlp.gate_up_proj.weight"}
+GPT2 = {"embed": "wte.weight", "positions": "wpe.weight", "norm_out": "ln_f.weight", "norm_mix": "h.{i}.ln_1.weight",
+        "norm_ffn": "h.{i}.ln_2.weight", "qkv": "h.{i}.attn.c_attn.weight", "out": "h.{i}.attn.c_proj.weight",
+        "up": "h.{i}.mlp.c_fc.weight", "down": "h.{i}.mlp.c_proj.weight"}
+IGNORED = r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$"  # constants that older versions saved
+
+LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "hidden_act": "silu"}
+ARCHITECTURES = {
+    "LlamaForCausalLM": ("llama", BASE | APART, LLAMA_DEFAULTS),
+    "MistralForCausalLM": ("mistral", BASE | APART, LLAMA_DEFAULTS | {"num_key_value_heads": 8, "sliding_window": 4096}),
+    "Qwen2ForCausalLM": ("qwen2", BASE | APART, LLAMA_DEFAULTS | {"sliding_window": 4096, "max_window_layers": 28}),
+    "Qwen3ForCausalLM": ("qwen3", BASE | APART, LLAMA_DEFAULTS | {"head_dim": 128, "sliding_window": 4096, "max_window_layers": 28}),
+    "Phi3ForCausalLM": ("phi3", BASE | FUSED, LLAMA_DEFAULTS | {"rms_norm_eps": 1e-5}),
+    "GPT2LMHeadModel": ("gpt2", GPT2, {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}),
+}
+
+
+class Config:
+    """config.json with the defaults of its architecture."""
+
+    def __init__(self, path, values, defaults):
+        self.path, self.values = path, defaults | values
+
+    def get(self, key, default=None):
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def need(self, key):
+        value = self.values.get(key)
+        if not isinstance(value, int) or not 0 < value < 2**31:
+            said = f"lacks '{key}'" if value is None else f"has {key} = {value!r}"
+            raise ConvertError(f"'{self.path}' {said}, expected a positive integer")
+        return value
+
+    def refuse(self, key, ok):
+        if (value := self.get(key, ok)) != ok:
+            raise ConvertError(f"'{self.path}': {key} = {value!r} is not supported")
+
+
+def read_json(path):
+    """The object in a file; {} if there is no such file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConvertError(f"cannot read '{path}': {error}") from None
+    if not isinstance(value, dict):
+        raise ConvertError(f"'{path}' is not a JSON object")
+    return value
+
+
+def load(folder):
+    path = os.path.join(folder, "config.json")
+    vocabulary, chat = vocabulary_hf.load(folder)
+    if not os.path.exists(path):
+        if vocabulary:
+            return Model(folder, vocabulary=vocabulary, chat=chat)
+        raise ConvertError(f"'{folder}' has no config.json")
+    skip = lambda name: re.search(IGNORED, name)
+    tensors = safetensors_file.read_folder(folder, skip)
+    if tensors is None:
+        if any(name.endswith(".bin") for name in os.listdir(folder)):
+            from . import from_torch
+            tensors = from_torch.read_folder(folder, skip)
+        elif vocabulary:
+            return Model(folder, vocabulary=vocabulary, chat=chat)
+        else:
+            raise ConvertError(f"'{folder}' has neither {safetensors_file.SINGLE} nor {safetensors_file.INDEX}")
+    model = of_tensors(folder, path, tensors)
+    model.vocabulary, model.chat = vocabulary, chat
+    return model
+
+
+def of_tensors(source, path, tensors):
+    """A Model of these tensors, described by the config.json at path."""
+    values = read_json(path)
+    names = values.get("architectures") or []
+    name = names[0] if names else next((n for n, a in ARCHITECTURES.items() if a[0] == values.get("model_type")), "none")
+    if name not in ARCHITECTURES:
+        raise ConvertError(f"'{path}' has the architecture '{name}'; known are {', '.join(sorted(ARCHITECTURES))}")
+    family, table, defaults = ARCHITECTURES[name]
+    try:
+        return _model(source, Config(path, values, defaults), family, table, tensors)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # a value of another type than it must have
+        raise ConvertError(f"'{path}' is damaged: {error}") from None
+
+
+def _model(source, config, family, table, tensors):
+    if config.get("quantization_config"):
+        raise ConvertError(f"'{config.path}': the checkpoint is quantised by {config.get('quantization_config').get('quant_method')}, "
+                           "only plain floats can be read")
+    if family == "gpt2":
+        prefix = "" if "wte.weight" in tensors else "transformer."
+        table = {part: prefix + theirs for part, theirs in table.items()} | {"head": "lm_head.weight"}
+    decoder = _gpt2(config) if family == "gpt2" else _llama(config, family)
+    ignored = IGNORED if decoder.own_head else IGNORED + r"|^lm_head\.weight$"  # tied: a copy at best
+    return Model(source, decoder, table, conv1d=family == "gpt2", tensors=tensors, ignored=ignored)
+
+
+def _act(config, key):
+    act = config.get(key)
+    if act not in ACTIVATIONS:
+        raise ConvertError(f"'{config.path}' has the activation '{act}'; known are {', '.join(sorted(ACTIVATIONS))}")
+    return ACTIVATIONS[act]
+
+
+def _gpt2(config):
+    config.refuse("scale_attn_by_inverse_layer_idx", False)
+    config.refuse("add_cross_attention", False)
+    dim, heads = config.need("n_embd"), config.need("n_head")
+    if dim % heads:
+        raise ConvertError(f"'{config.path}': n_embd {dim} cannot be split into n_head {heads}")
+    return Decoder(
+        dim=dim, layers=config.need("n_layer"), vocab=config.need("vocab_size"), context=config.need("n_positions"), heads=heads,
+        groups=heads, head_size=dim // heads, ffn=config.get("n_inner", 4 * dim), norm="layer",
+        eps=config.get("layer_norm_epsilon"), learned_positions=True, act=_act(config, "activation_function"), gated=False,
+        qkv_bias=True, out_bias=True, ffn_bias=True, own_head=not config.get("tie_word_embeddings", True),
+        extra={} if config.get("scale_attn_weights", True) else {"scale": 1.0})
+
+
+def _llama(config, family):
+    dim, heads = config.need("hidden_size"), config.need("num_attention_heads")
+    layers = config.need("num_hidden_layers")
+    if layers >= 2**16:
+        raise ConvertError(f"'{config.path}' has {layers} layers")
+    size = config.get("head_dim", dim // heads)
+    bias = bool(config.get("attention_bias", False))
+    window, windowed = _window(config, family, layers)
+    return Decoder(
+        dim=dim, layers=layers, vocab=config.need("vocab_size"), context=config.need("max_position_embeddings"), heads=heads,
+        groups=config.get("num_key_value_heads", heads), head_size=size, ffn=config.need("intermediate_size"),
+        eps=config.get("rms_norm_eps"), act=_act(config, "hidden_act"), qkv_bias=bias or family == "qwen2", out_bias=bias,
+        ffn_bias=bool(config.get("mlp_bias", False)), own_head=not config.get("tie_word_embeddings", False),
+        qk_norm=family == "qwen3", window=window, windowed=windowed, rope=_rope(config, size))
+
+
+def _window(config, family, layers):
+    """(window, per layer whether it holds)."""
+    if family == "llama" or (family.startswith("qwen") and not config.get("use_sliding_window", False)):
+        return 0, []
+    window = config.get("sliding_window", 0)
+    if not window or not family.startswith("qwen"):
+        return window, []
+    first = config.get("max_window_layers")
+    kinds = config.get("layer_types") or ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
+    strange = set(kinds) - {"full_attention", "sliding_attention"}
+    if strange or len(kinds) != layers:
+        raise ConvertError(f"'{config.path}': layer_types has {len(kinds)} entries of {', '.join(sorted(set(kinds)))}")
+    return window, [kind == "sliding_attention" for kind in kinds]
+
+
+def _rope(config, size):
+    """transformers 5 keeps everything in rope_parameters; before it was rope_theta, rope_scaling and partial_rotary_factor."""
+    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = given.get("rope_theta") or config.get("rope_theta", 10000.0)
+    rope = {"rope": "half", "theta": float(theta)}
+    dims = int(size * (given.get("partial_rotary_factor") or config.get("partial_rotary_factor", 1.0)))
+    if dims != size:
+        rope["rope_dims"] = dims
+    kind = given.get("rope_type") or given.get("type") or "default"
+    if kind == "default":
+        return rope
+    context = config.need("max_position_embeddings")
+    original = config.get("original_max_position_embeddings") or given.get("original_max_position_embeddings") or context
+    number = lambda key: _number(config, given, key)
+    if kind == "linear":
+        return rope | {"rope_scaling": "linear", "rope_factor": number("factor")}
+    if kind == "llama3":
+        return rope | {"rope_scaling": "llama3", "rope_factor": number("factor"), "rope_original_context": original,
+                       "rope_low_freq_factor": number("low_freq_factor"), "rope_high_freq_factor": number("high_freq_factor")}
+    if kind == "yarn":
+        if given.get("truncate", True) is not True:
+            raise ConvertError(f"'{config.path}': yarn with truncate = {given['truncate']} is not supported")
+        factor = number("factor") if given.get("factor") is not None else context / original
+        rope |= {"rope_scaling": "yarn", "rope_factor": factor, "rope_original_context": original,
+                 "rope_beta_fast": float(given.get("beta_fast") or 32), "rope_beta_slow": float(given.get("beta_slow") or 1)}
+        mscale = _mscale(factor, given)
+        return rope if mscale is None else rope | {"rope_mscale": mscale}
+    raise ConvertError(f"'{config.path}' uses the rope scaling '{kind}'; known are linear, llama3 and yarn")
+
+
+def _number(config, given, key):
+    if not isinstance(given.get(key), (int, float)):
+        raise ConvertError(f"'{config.path}': the rope scaling lacks the number '{key}'")
+    return float(given[key])
+
+
+def _mscale(factor, given):
+    """The factor on cosines and sines where it is not 0.1 ln(factor) + 1."""
+    if given.get("attention_factor") is not None:
+        return float(given["attention_factor"])
+    scale = lambda m: 0.1 * m * math.log(factor) + 1 if factor > 1 else 1.0
+    if given.get("mscale") and given.get("mscale_all_dim"):
+        return scale(given["mscale"]) / scale(given["mscale_all_dim"])
+    return None if factor > 1 else 1.0

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT
+#include "tools/lib/model.h"
+
+#include <charconv>
+#include <chrono>
+
+#include "base/threads.h"
+#include "models/vocabulary.h"
+#include "models/zoo.h"
+
+namespace folio {
+
+double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+void add_model_flags(CLI::App& app, ModelFlags& flags) {
+  app.add_option("-m,--model", flags.path, "The model: a .folio file (tools/convert.py makes them)")->required();
+  app.add_option("-t,--threads", flags.threads, "Threads; 0: all that this process may use")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("-c,--ctx-size", flags.context, "Most tokens of a text, prompt and answer; 0: what the model was trained for")
+      ->check(CLI::Range(int64_t(0), int64_t(1) << 30))->capture_default_str();
+  app.add_option("-b,--batch-size,--chunk", flags.chunk, "Tokens of the prompt that are read at once")
+      ->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--cache-type", flags.cache_type, "Number format of the attention cache: auto (f32 for f32 weights, else f16), f32, f16 or bf16")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))->capture_default_str();
+  app.add_flag("--verify", flags.verify, "Check the hash of every tensor before anything else");
+}
+
+static Weights open_weights(const ModelFlags& flags) {
+  Weights weights(flags.path);
+  if (!flags.verify) return weights;
+  const std::vector<std::string> bad = weights.verify();
+  if (!bad.empty()) {
+    const std::string more = bad.size() > 1 ? join(" and ", bad.size() - 1, " more") : std::string();
+    fail("weights: ", flags.path, ": damaged: the data of ", bad[0], more, " is not what was written");
+  }
+  return weights;
+}
+
+static EngineOptions engine_options(const ModelFlags& flags) {
+  EngineOptions options{.context = flags.context, .chunk = flags.chunk};
+  DType type;
+  if (parse_dtype(flags.cache_type, type)) options.cache_type = type;
+  return options;
+}
+
+OpenModel::OpenModel(const ModelFlags& flags)
+    : load_seconds(-seconds_now()), weights(open_weights(flags)), options(engine_options(flags)),
+      threads(flags.threads > 0 ? flags.threads : hardware_threads()) {
+  model = load_model(weights);
+  if (weights.has("tokenizer.kind")) tokenizer.emplace(read_vocabulary(weights));
+  device = cpu(threads);
+  engine = std::make_unique<Engine>(*model, *device, options);
+  load_seconds += seconds_now();
+}
+
+std::vector<Token> OpenModel::encode(std::string_view text) const {
+  check(tokenizer.has_value(), weights.path(), ": this model has no tokenizer; give ids with --tokens \"1 2 3\"");
+  std::vector<Token> ids = tokenizer->encode(text);
+  // What is to be continued does not end with an end token, whatever the model's training put there.
+  if (tokenizer->vocabulary().add_eos && !ids.empty() && tokenizer->eos(ids.back())) ids.pop_back();
+  return ids;
+}
+
+std::span<const std::byte> OpenModel::layers() const {
+  const std::byte *begin = nullptr, *end = nullptr;
+  for (const WeightEntry& entry : weights.tensors()) {
+    if (!entry.name.starts_with("layer.")) continue;
+    if (!begin) begin = entry.tensor.data;
+    end = entry.tensor.data + entry.tensor.bytes();
+  }
+  return begin && begin < end ? std::span(begin, end) : std::span<const std::byte>();
+}
+
+std::vector<Token> parse_tokens(const std::string& text, int64_t vocab) {
+  std::vector<Token> ids;
+  const char *at = text.data(), *end = at + text.size();
+  auto separates = [](char c) { return c == ' ' || c == ',' || c == '\t' || c == '\n' || c == '\r'; };
+  while (true) {
+    while (at < end && separates(*at)) ++at;
+    if (at == end) return ids;
+    int64_t id = 0;
+    const auto [after, error] = std::from_chars(at, end, id);
+    const bool whole = error != std::errc::invalid_argument && (after == end || separates(*after));
+    const char* stop = at;
+    while (stop < end && !separates(*stop)) ++stop;
+    const std::string word(at, std::min<size_t>(size_t(stop - at), 40));
+    check(whole, "--tokens: '", word, "' is no token id; expected numbers like \"1 2 3\"");
+    check(error == std::errc() && id >= 0 && id < vocab, "--tokens: there is no token ", word, ": the vocabulary has ", vocab, " tokens, 0 to ", vocab - 1);
+    ids.push_back(Token(id));
+    at = after;
+  }
+}
+
+}  // namespace folio

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+// A weight file made ready to run: the flags that say how, and what comes of them. The same for every tool that runs a model.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "files/weights.h"
+#include "run/engine.h"
+#include "text/tokenizer.h"
+
+namespace folio {
+
+double seconds_now();   // of a clock that only goes forward
+
+struct ModelFlags {
+  std::string path;
+  int threads = 0;
+  int64_t context = 0;
+  int chunk = 512;
+  std::string cache_type = "auto";
+  bool verify = false;
+};
+
+// -m -t -c -b --cache-type --verify
+void add_model_flags(CLI::App& app, ModelFlags& flags);
+
+struct OpenModel {
+  explicit OpenModel(const ModelFlags& flags);   // throws Error
+
+  double load_seconds;                           // from here to ready; the first member, for it is also when that began
+  Weights weights;
+  std::unique_ptr<Model> model;
+  std::optional<Tokenizer> tokenizer;            // absent if the file has none
+  std::unique_ptr<Device> device;
+  EngineOptions options;
+  std::unique_ptr<Engine> engine;
+  int threads;
+
+  int64_t vocab() const { return model->vocab(); }
+  // The ids of a text that is to be continued. Throws Error if there is no tokenizer.
+  std::vector<Token> encode(std::string_view text) const;
+  // The matrices of the layers as one piece of memory: what a step reads most of.
+  std::span<const std::byte> layers() const;
+};
+
+// "1 2 3" or "1,2,3" -> ids. Throws Error on anything else and on ids that the vocabulary does not have.
+std::vector<Token> parse_tokens(const std::string& text, int64_t vocab);
+
+}  // namespace folio
