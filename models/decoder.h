@@ -7,7 +7,7 @@
 //   arch "decoder" · dim · layers · vocab · context (trained length) · name?
 //   norm.kind "rms" | "layer" · norm.eps
 //   embed.positions? ["none"] | "learned" · embed.scale? [1] · logit.scale? [1] · logit.softcap? [0 = off]
-//   mixer.N.kind "attention" · .heads · .groups · .head_size · .window? [0 = all] · .sinks? [0] · .scale? [1/√head_size]
+//   mixer.N.kind "attention" · .heads · .groups · .head_size · .window? [0 = all] (keys a query sees, its own included) · .sinks? [0] · .scale? [1/√head_size]
 //          .softcap? [0] · .qk_norm? [0] (RMS norm of each head of q and k, before rope) · .alibi? [0]
 //          .rope? ["none"] | "adjacent" (pairs 2i, 2i+1) | "half" (pairs i, i + n/2) · .rope_dims? [head_size] · .theta? [10000]
 //          .rope_scaling? ["none"] | "linear" | "llama3" | "yarn" · .rope_factor · .rope_original_context
@@ -23,7 +23,8 @@
 //   layer.I.mix.qkv.weight [(H+2G)·D, C]: rows of q, then k, then v (+ .bias) · layer.I.mix.out.weight [C, H·D] (+ .bias)
 //   layer.I.mix.q_norm.weight, .k_norm.weight [D] with qk_norm · layer.I.mix.alibi f32 [H] with alibi
 //   layer.I.ffn.up.weight [F,C], .down.weight [C,F] (+ .bias each) · layer.I.ffn.gate.weight [F,C] (+ .bias) if gated
-// Norm weights, biases and positions are f32; tensors named "gguf.*" only wait for the way back. The tokenizer's tensors and keys are described in text/tokenizer.h.
+// Norm weights, biases and positions are f32; tensors named "gguf.*" only wait for the way back.
+// The tokenizer's tensors and keys are described in text/tokenizer.h.
 #pragma once
 #include <memory>
 #include <vector>

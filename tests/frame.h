@@ -183,9 +183,9 @@ template <class Op> bool may_take_over(Op op) {
   return false;
 }
 
-// Through Graph, Plan and Device, twice. With `takeover`, inputs whose bytes an output may take are made temporary values first,
+// Through Graph, Plan and Device, `rounds` times, which must give the same bits. With `takeover`, inputs whose bytes an output may take are made temporary values first,
 // so that the output takes them. Gives a complaint, or an empty string.
-template <class Op> std::string run_graph(Device& device, Instance<Op>& in, bool takeover, Results& results) {
+template <class Op> std::string run_graph(Device& device, Instance<Op>& in, bool takeover, int rounds, Results& results) {
   auto graph = std::make_unique<Graph>();
   Op op = in.op;
   int taken = 0;
@@ -205,14 +205,14 @@ template <class Op> std::string run_graph(Device& device, Instance<Op>& in, bool
     if (takeover && out.over && out.over->present() && plan.place[size_t(out.tensor->value)] != plan.place[size_t(out.over->value)])
       return out.name + " did not take over the bytes it may have";
   std::unique_ptr<Program> program = device.compile(std::move(graph));
-  for (int round = 0; round < 2; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     in.reset();
     program->run();
     size_t next = 0;
     auto keep = [&](const std::string& name, const Tensor& t) -> std::string {
       if (round == 0) return results.keep(name, t), "";
       const std::string differs = bit_difference(t, results.tensors[next++]);
-      return differs.empty() ? "" : "the second run's " + name + ": " + differs;
+      return differs.empty() ? "" : "a later run's " + name + ": " + differs;
     };
     for (const auto& out : f.outputs)
       if (const std::string text = keep(out.name, program->output(out.name)); !text.empty()) return text;

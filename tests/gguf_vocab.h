@@ -34,10 +34,8 @@ class GgufVocab {
       constexpr uint8_t type[] = {0, 0, 5, 1, 2, 4, 3};  // GGUF's 1 to 6: normal, unknown, control, user, unused, byte
       v.types.push_back(type[size_t(types[i])]);
       const bool plain = v.types.back() == 1 || v.types.back() == 5;
-      if (v.types.back() == 3)
-        v.bytes += char(std::stoi(tokens[i].substr(3, 2), nullptr, 16));  // <0x0A>
-      else
-        v.bytes += plain ? tokens[i] : bpe ? from_gpt2(tokens[i]) : spaced(tokens[i]);
+      if (v.types.back() == 3) v.bytes += char(std::stoi(tokens[i].substr(3, 2), nullptr, 16));  // <0x0A>
+      else v.bytes += plain ? tokens[i] : bpe ? from_gpt2(tokens[i]) : spaced(tokens[i]);
       v.ends.push_back(int32_t(v.bytes.size()));
       ids.emplace(tokens[i], int32_t(i));
     }
@@ -59,7 +57,8 @@ class GgufVocab {
   }
 
  private:
-  template <class T> T number() {
+  template <class T>
+  T number() {
     T x;
     std::memcpy(&x, data_.data() + at_, sizeof x);
     at_ += sizeof x;
@@ -73,18 +72,34 @@ class GgufVocab {
   void value(const std::string& key, uint32_t type) {
     auto& out = numbers_[key];
     switch (type) {
-      case 0: case 1: case 7: out.push_back(number<uint8_t>()); break;
-      case 2: case 3: out.push_back(number<uint16_t>()); break;
-      case 4: out.push_back(number<uint32_t>()); break;
-      case 5: out.push_back(number<int32_t>()); break;
-      case 6: out.push_back(double(number<float>())); break;
-      case 8: texts_[key].push_back(text()); break;
+      case 0:
+      case 1:
+      case 7:
+        out.push_back(number<uint8_t>());
+        break;
+      case 2:
+      case 3:
+        out.push_back(number<uint16_t>());
+        break;
+      case 4:
+        out.push_back(number<uint32_t>());
+        break;
+      case 5:
+        out.push_back(number<int32_t>());
+        break;
+      case 6:
+        out.push_back(double(number<float>()));
+        break;
+      case 8:
+        texts_[key].push_back(text());
+        break;
       case 9: {
         const auto inner = number<uint32_t>();
         for (auto n = number<uint64_t>(); n--;) value(key, inner);
         break;
       }
-      default: out.push_back(double(number<uint64_t>()));
+      default:
+        out.push_back(double(number<uint64_t>()));
     }
   }
 
@@ -93,8 +108,7 @@ class GgufVocab {
     static const auto table = [] {
       std::map<int, char> bytes;
       int next = 256;
-      for (int b = 0; b < 256; ++b)
-        bytes[(b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? b : next++] = char(b);
+      for (int b = 0; b < 256; ++b) bytes[(b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? b : next++] = char(b);
       return bytes;
     }();
     std::string out;

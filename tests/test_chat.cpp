@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Chat templates: what each family's text looks like, worked out by hand from the models' documentation, and how much of it is read
 // from the template that a model carries. The templates here are the shortest that have the marks of their family.
-#include "text/chat.h"
-
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "text/chat.h"
 
 namespace folio {
 namespace {
@@ -64,7 +63,8 @@ TEST(Chat, Llama2) {
   EXPECT_EQ(render_chat(t, long_talk), "[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\n1 [/INST] 2 </s><s>[INST] 3 [/INST]");
   const ChatTemplate read = read_chat_template(
       "{% for m in messages %}{% set content = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + m['content'] %}{% if m['role'] == 'user' %}"
-      "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% else %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}");
+      "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% else %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% "
+      "endfor %}");
   EXPECT_EQ(read.family, ChatFamily::llama2);
   EXPECT_EQ(render_chat(read, long_talk), render_chat(t, long_talk));
 }
@@ -118,8 +118,10 @@ TEST(Chat, Mistral) {
             "[INST] 1 [/INST]2 </s> [INST] 3 [/INST]");
   EXPECT_EQ(render_chat(mistral("'[INST] ' + " + content + " + ' [/INST]'", content + " + eos_token"), talk),
             "[INST] 1 [/INST]2 </s>[INST] 3 [/INST]");
-  EXPECT_EQ(render_chat(mistral("' [INST] ' + system_message + '\\n\\n' + " + content + " + ' [/INST]'", "' ' + " + content + " + eos_token"), long_talk),
-            " [INST] Be kind.\n\n1 [/INST]  2 </s> [INST] 3 [/INST]");
+  EXPECT_EQ(
+      render_chat(mistral("' [INST] ' + system_message + '\\n\\n' + " + content + " + ' [/INST]'", "' ' + " + content + " + eos_token"),
+                  long_talk),
+      " [INST] Be kind.\n\n1 [/INST]  2 </s> [INST] 3 [/INST]");
   const std::string last = "\"\" if loop.last and system_message is defined else \"[INST] \" + message[\"content\"] + \"[/INST]\"";
   EXPECT_EQ(render_chat(mistral(last, "\" \" + message[\"content\"]|trim + eos_token"), long_talk),
             "[INST] 1[/INST] 2</s>[INST] Be kind.\n\n3[/INST]");
@@ -128,11 +130,13 @@ TEST(Chat, Mistral) {
   EXPECT_EQ(error_of([&] { render_chat(mistral("'[INST] ' + x + ' [/INST]'", "x + eos_token"), told); }),
             "chat: this model's Mistral template takes no system message");
   // Large 2411 and Small 3 give the system message a turn of its own.
-  const ChatTemplate v7 = mistral("'[SYSTEM_PROMPT] ' + s + '[/SYSTEM_PROMPT]' + '[INST] ' + " + content + " + '[/INST]'", "' ' + " + content + " + eos_token");
+  const ChatTemplate v7 =
+      mistral("'[SYSTEM_PROMPT] ' + s + '[/SYSTEM_PROMPT]' + '[INST] ' + " + content + " + '[/INST]'", "' ' + " + content + " + eos_token");
   EXPECT_EQ(render_chat(v7, told), "[SYSTEM_PROMPT] Be kind.[/SYSTEM_PROMPT][INST] Hi[/INST]");
   EXPECT_EQ(render_chat(v7, talk), "[INST] 1[/INST] 2 </s>[INST] 3[/INST]");
   const ChatTemplate small = read_chat_template(
-      "{%- set default_system_message = \"I'm 'Small'.\" %}{{- '[SYSTEM_PROMPT]' + s + '[/SYSTEM_PROMPT]' }}{{- '[INST]' + m + '[/INST]' }}");
+      "{%- set default_system_message = \"I'm 'Small'.\" %}{{- '[SYSTEM_PROMPT]' + s + '[/SYSTEM_PROMPT]' }}{{- '[INST]' + m + '[/INST]' "
+      "}}");
   EXPECT_EQ(render_chat(small, {{{"user", "Hi"}}}), "[SYSTEM_PROMPT]I'm 'Small'.[/SYSTEM_PROMPT][INST]Hi[/INST]");
 }
 
@@ -150,18 +154,27 @@ TEST(Chat, Gemma) {
 
 TEST(Chat, Refusals) {
   EXPECT_EQ(error_of([] { read_chat_template(" \n"); }), "chat: the model has no chat template");
-  EXPECT_EQ(error_of([] { read_chat_template("{% for m in messages %}\n{{ 'USER: ' + m.content + '\\n' }}{% endfor %} and much more of it"); }),
-            "chat: the model's chat template is of none of the families ChatML, Llama-2, Llama-3, Phi-3, Mistral and Gemma; it begins "
-            "'{% for m in messages %} {{ 'USER: ' + m.content + '\\n' }}{%'");
+  EXPECT_EQ(
+      error_of([] { read_chat_template("{% for m in messages %}\n{{ 'USER: ' + m.content + '\\n' }}{% endfor %} and much more of it"); }),
+      "chat: the model's chat template is of none of the families ChatML, Llama-2, Llama-3, Phi-3, Mistral and Gemma; it begins "
+      "'{% for m in messages %} {{ 'USER: ' + m.content + '\\n' }}{% ...'");
   // Near relatives of ChatML (Phi-4) and Phi-3 (Zephyr) are not taken for them.
   EXPECT_NE(error_of([] { read_chat_template("{{ '<|im_start|>user<|im_sep|>' + c + '<|im_end|>' }}"); }), "no error");
   EXPECT_NE(error_of([] { read_chat_template("{{ '<|user|>\\n' + c + eos_token }}{{ '<|assistant|>' }}"); }), "no error");
-  for (const char* cut : {"{", "{{", "{{'", "{{'\\", "{#", "{{'<|im_start|>", "{%", "{{ \"a' }}"}) EXPECT_NE(error_of([&] { read_chat_template(cut); }), "no error");
+  for (const char* cut : {"{", "{{", "{{'", "{{'\\", "{#", "{{'<|im_start|>", "{%", "{{ \"a' }}"})
+    EXPECT_NE(error_of([&] { read_chat_template(cut); }), "no error");
   EXPECT_EQ(error_of([] { render_chat(ChatFamily::chatml, Messages{}); }), "chat: there is no message");
-  EXPECT_EQ(error_of([] { render_chat(ChatFamily::gemma, Messages{{"system", "x"}}); }), "chat: there is no message after the system message");
-  EXPECT_EQ(error_of([] { render_chat(ChatFamily::chatml, Messages{{"tool", "x"}}); }),
+  EXPECT_EQ(error_of([] {
+              render_chat(ChatFamily::gemma, Messages{{"system", "x"}});
+            }),
+            "chat: there is no message after the system message");
+  EXPECT_EQ(error_of([] {
+              render_chat(ChatFamily::chatml, Messages{{"tool", "x"}});
+            }),
             "chat: there is no role 'tool', expected system, user or assistant");
-  EXPECT_EQ(error_of([] { render_chat(ChatFamily::llama2, Messages{{"user", "x"}, {"user", "y"}}); }),
+  EXPECT_EQ(error_of([] {
+              render_chat(ChatFamily::llama2, Messages{{"user", "x"}, {"user", "y"}});
+            }),
             "chat: message 2 after the system message is the user's, but in the Llama-2 template user and assistant take turns");
 }
 

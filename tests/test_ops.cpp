@@ -75,7 +75,7 @@ template <class Op> void check_reference(const CaseList<Op>& list) {
       Results plain, team;
       run_plain(in, plain);
       expect_bits(c.label, plain, want.tensors);
-      EXPECT_EQ(run_graph(references(), in, false, team), "") << c.label;
+      EXPECT_EQ(run_graph(references(), in, false, 1, team), "") << c.label;
       expect_bits(c.label, team, want.tensors);
     }
     if (::testing::Test::HasFailure()) return;
@@ -89,7 +89,7 @@ template <class Op> void check_case(const Case<Op>& c, Instance<Op>& in, const R
     Results team;
     Results& got = threads == 1 ? alone : team;
     const std::string label = join(set, ", ", threads, " threads, ", c.label);
-    ASSERT_EQ(run_graph(kernels(threads), in, takeover, got), "") << label;
+    ASSERT_EQ(run_graph(kernels(threads), in, takeover, threads == 1 ? 1 : 2, got), "") << label;
     if (threads == 1) expect_close(c, got, want.tensors);
     else expect_bits(label, got, alone.tensors);
     ASSERT_FALSE(::testing::Test::HasFailure()) << label;

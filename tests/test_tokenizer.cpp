@@ -2,8 +2,6 @@
 // Tokenizers against the ids that other programs gave: llama.cpp's 46 vectors for GPT-2 and Llama 2 and llama2.c's algorithm on its
 // own vocabulary (where ../shared is there), the Python packages' ids for tiny vocabularies of every kind (always). Then what holds
 // for any text, and vocabularies made to do harm.
-#include "text/tokenizer.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,10 +12,11 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "golden_vocab.h"
 #include "gguf_vocab.h"
+#include "golden_vocab.h"
 #include "text/normalize.h"
 #include "text/stream.h"
+#include "text/tokenizer.h"
 #include "text/utf8.h"
 
 namespace folio {
@@ -74,14 +73,13 @@ void expect_error(Vocabulary v, const std::string& part) {
 
 // Text of all sorts, most of it near UTF-8.
 std::string random_text(std::mt19937& rng, size_t longest) {
-  static const char* const bits[] = {" ", "  ", "the", " king", "\n", "'s", "'RE", "12", "é", "ß", "中文", "🦙", "\xe2\x96\x81", "\xcc\x81",
-                                     "\xff", "\xc3", "\xf0\x9f", "\xed\xa0\x80", "\xc0\xaf", "<s>", "\t", ".", "A"};
+  static const char* const bits[] = {
+      " ",        "  ",   "the",  " king",    "\n",           "'s",       "'RE", "12", "é", "ß", "中文", "🦙", "\xe2\x96\x81",
+      "\xcc\x81", "\xff", "\xc3", "\xf0\x9f", "\xed\xa0\x80", "\xc0\xaf", "<s>", "\t", ".", "A"};
   std::string out;
   while (out.size() < longest && rng() % 24)
-    if (rng() % 4)
-      out += bits[rng() % std::size(bits)];
-    else
-      out += char(rng());
+    if (rng() % 4) out += bits[rng() % std::size(bits)];
+    else out += char(rng());
   if (rng() % 16 == 0) out += std::string(1, '\0') + "x";
   return out;
 }
@@ -129,12 +127,9 @@ Vocabulary llama2c_vocabulary(const std::string& path) {
     const std::string text = data.substr(at + 8, size_t(size));
     at += 8 + size_t(size);
     const size_t id = v.ends.size();
-    if (id < 3)
-      add(v, id == 0 ? "<unk>" : id == 1 ? "<s>" : "</s>", id == 0 ? TokenType::unknown : TokenType::control, score);
-    else if (id < 259)
-      add(v, std::string(1, char(id - 3)), TokenType::byte, score);
-    else
-      add(v, text, TokenType::normal, score);
+    if (id < 3) add(v, id == 0 ? "<unk>" : id == 1 ? "<s>" : "</s>", id == 0 ? TokenType::unknown : TokenType::control, score);
+    else if (id < 259) add(v, std::string(1, char(id - 3)), TokenType::byte, score);
+    else add(v, text, TokenType::normal, score);
   }
   v.unk = 0;
   v.bos = 1;
@@ -216,9 +211,11 @@ TEST(Tokenizer, WordCacheChangesNothing) {
     std::string text;
     Ids expected;
     for (int i = 0; i < 2000; ++i) {
-      const std::string word = std::string(i ? " " : "") + "wo" + std::string(1 + rng() % 3, char('a' + rng() % 26)) + (rng() % 9 ? "" : "é") + "x";
+      const std::string word =
+          std::string(i ? " " : "") + "wo" + std::string(1 + rng() % 3, char('a' + rng() % 26)) + (rng() % 9 ? "" : "é") + "x";
       text += word;
-      const std::string_view alone = tokenizer.vocabulary().add_space_prefix && i ? std::string_view(word).substr(1) : std::string_view(word);
+      const std::string_view alone =
+          tokenizer.vocabulary().add_space_prefix && i ? std::string_view(word).substr(1) : std::string_view(word);
       for (Token id : tokenizer.encode(alone, false, false))
         if (id != tokenizer.unk() || expected.empty() || expected.back() != id) expected.push_back(id);
     }
@@ -244,7 +241,8 @@ TEST(Tokenizer, RandomBytesComeBack) {
       if (i % 4 == 0)
         for (char& c : text) c = char(rng());
       EXPECT_EQ(tokenizer.decode(tokenizer.encode(text, true, false)), text) << name << " " << i;
-      EXPECT_EQ(tokenizer.decode(tokenizer.encode(text, i % 2, true), false), (i % 2 && tokenizer.vocabulary().add_bos ? "<s>" : "") + text);
+      EXPECT_EQ(tokenizer.decode(tokenizer.encode(text, i % 2, true), false),
+                (i % 2 && tokenizer.vocabulary().add_bos ? "<s>" : "") + text);
     }
   }
   for (const char* name : golden_names) {
@@ -262,18 +260,20 @@ TEST(Tokenizer, LongPieces) {
       while (text.size() < 300'000) text += unit;
       const Tokenizer tokenizer(golden(name));
       const Ids ids = tokenizer.encode(text);
-      if (tokenizer.vocabulary().kind != "unigram") { EXPECT_EQ(tokenizer.decode(ids), text) << name; }
+      if (tokenizer.vocabulary().kind != "unigram") {
+        EXPECT_EQ(tokenizer.decode(ids), text) << name;
+      }
     }
 }
 
 Vocabulary with_specials(Vocabulary v) {
-  add(v, "<s>", TokenType::control);         // 256
-  add(v, "</s>", TokenType::control);        // 257
-  add(v, "<s><s>", TokenType::control);      // 258
-  add(v, "user", TokenType::user);           // 259
-  add(v, "users", TokenType::user);          // 260
-  add(v, "<unk>", TokenType::unknown);       // 261
-  add(v, "gone", TokenType::unused);         // 262
+  add(v, "<s>", TokenType::control);     // 256
+  add(v, "</s>", TokenType::control);    // 257
+  add(v, "<s><s>", TokenType::control);  // 258
+  add(v, "user", TokenType::user);       // 259
+  add(v, "users", TokenType::user);      // 260
+  add(v, "<unk>", TokenType::unknown);   // 261
+  add(v, "gone", TokenType::unused);     // 262
   v.bos = 256;
   v.eos = {257, 258};
   v.unk = 261;
@@ -288,9 +288,9 @@ TEST(Tokenizer, SpecialTokens) {
   EXPECT_EQ(t.encode("", false), Ids{});
   EXPECT_EQ(t.encode("<s>a</s>", false), (Ids{256, 'a', 257}));
   EXPECT_EQ(t.encode("<s>", false, false), (Ids{'<', 's', '>'}));
-  EXPECT_EQ(t.encode("<s><s><s>", false), (Ids{258, 256}));           // the longest
+  EXPECT_EQ(t.encode("<s><s><s>", false), (Ids{258, 256}));               // the longest
   EXPECT_EQ(t.encode("xusersuser", false, false), (Ids{'x', 260, 259}));  // added by the user: always
-  EXPECT_EQ(t.encode("gone", false), (Ids{'g', 'o', 'n', 'e'}));      // unused: never
+  EXPECT_EQ(t.encode("gone", false), (Ids{'g', 'o', 'n', 'e'}));          // unused: never
   EXPECT_EQ(t.encode("<unk>", false), (Ids{261}));
   EXPECT_EQ(t.encode("<", false), (Ids{'<'}));
   EXPECT_EQ(t.decode(Ids{256, 'a', 257, 259}), "auser");
@@ -323,7 +323,8 @@ TEST(Tokenizer, SpacePrefix) {
   EXPECT_EQ(t.encode("a"), (Ids{256, ' ', 'a'}));
   EXPECT_EQ(t.encode(" a", false), (Ids{' ', ' ', 'a'}));
   EXPECT_EQ(t.encode("a</s><s>b", false), (Ids{' ', 'a', 257, 256, ' ', 'b'}));
-  for (const char* text : {"a", " a", "  a", "a </s><s>b", "</s> ", "", " ", "user s"}) EXPECT_EQ(t.decode(t.encode(text), false), std::string("<s>") + text);
+  for (const char* text : {"a", " a", "  a", "a </s><s>b", "</s> ", "", " ", "user s"})
+    EXPECT_EQ(t.decode(t.encode(text), false), std::string("<s>") + text);
   EXPECT_EQ(t.decode(Ids{256, ' ', 'a', ' ', 'b'}), "a b");
   EXPECT_EQ(t.decode(Ids{' ', ' ', 'a'}), " a");
   // An answer goes on where the prompt ended; an answer to nothing begins a text.
@@ -348,7 +349,9 @@ TEST(Tokenizer, BytesThatAreNoTextStandAlone) {
   v.split = {R"(\p{L}+|\s)"};
   add(v, "ab");
   v.merges = {'a', 'b'};
-  EXPECT_EQ(Tokenizer(v).encode("a\xff" "bab\xc3"), (Ids{'a', 0xff, 'b', 256, 0xc3}));
+  EXPECT_EQ(Tokenizer(v).encode("a\xff"
+                                "bab\xc3"),
+            (Ids{'a', 0xff, 'b', 256, 0xc3}));
 }
 
 TEST(Tokenizer, IgnoreMerges) {
@@ -389,7 +392,9 @@ TEST(Tokenizer, UnknownsMeltTogether) {
   add(v, "a", TokenType::normal, -1);
   v.unk = 0;
   EXPECT_EQ(Tokenizer(v).encode("a\xc3\xa9\xff za"), (Ids{1, 0, 1}));
-  EXPECT_EQ(Tokenizer(v).decode(Ids{1, 0, 1}), "a\xef\xbf\xbd" "a");
+  EXPECT_EQ(Tokenizer(v).decode(Ids{1, 0, 1}),
+            "a\xef\xbf\xbd"
+            "a");
   v.unk = -1;
   EXPECT_EQ(Tokenizer(v).encode("aa"), (Ids{1, 1}));
   try {
@@ -406,7 +411,13 @@ TEST(Tokenizer, Normalises) {
   EXPECT_EQ(normalize("ﬁ①", true), "fi1");
   EXPECT_EQ(normalize("ﬁ", false), "ﬁ");
   EXPECT_EQ(normalize("각", false), "각");
-  EXPECT_EQ(normalize(std::string("a\0b\xff" "e\xcc\x81\xc3", 8), false), std::string("a\0b\xff" "é\xc3", 7));
+  EXPECT_EQ(normalize(std::string("a\0b\xff"
+                                  "e\xcc\x81\xc3",
+                                  8),
+                      false),
+            std::string("a\0b\xff"
+                        "é\xc3",
+                        7));
   std::string marks = "a";  // a run of marks in the worst order, which utf8proc alone would take minutes to sort
   for (int i = 0; i < 200'000; ++i) marks += i % 2 ? "\xcc\xa1" : "\xcc\x81";
   EXPECT_GT(normalize(marks, false).size(), 100'000u);
@@ -438,7 +449,9 @@ TEST(TextStream, NeverEmitsHalfACodePoint) {
       const std::string rest = shown.finish();
       EXPECT_TRUE(valid_utf8(rest));
       EXPECT_EQ(bytes + raw.finish(), t.decode(ids));
-      if (valid_utf8(t.decode(ids))) { EXPECT_EQ(text + rest, t.decode(ids)); }
+      if (valid_utf8(t.decode(ids))) {
+        EXPECT_EQ(text + rest, t.decode(ids));
+      }
     }
   }
 }
@@ -455,7 +468,10 @@ TEST(TextStream, ReplacesWhatCannotBeCompleted) {
   };
   using Parts = std::vector<std::string>;
   EXPECT_EQ(run("\xf0\x9f\xa6\x99", false), (Parts{"", "", "", "🦙", ""}));
-  EXPECT_EQ(run("\xe4\xb8" "a", false), (Parts{"", "", bad + "a", ""}));
+  EXPECT_EQ(run("\xe4\xb8"
+                "a",
+                false),
+            (Parts{"", "", bad + "a", ""}));
   EXPECT_EQ(run("\xff\xc3", false), (Parts{bad, "", bad}));
   EXPECT_EQ(run("\xed\xa0\x80", false), (Parts{"", bad + bad, bad, ""}));  // a surrogate
   EXPECT_EQ(run("\xc3\xc3\xa9", true), (Parts{"", "\xc3", "é", ""}));
@@ -494,7 +510,10 @@ TEST(HostileVocabulary, IsAnError) {
   broken("add_bos", [](auto& v) { v.bos = -1; });
   broken("add_eos", [](auto& v) { v.eos.clear(), v.add_eos = true; });
   broken("expected pairs", [](auto& v) { v.merges = {1}; });
-  broken("merge 1 is of tokens", [](auto& v) { v.merges = {'<', 's', 1, 263}, add(v, "<s"); v.merges[3] = 264; });
+  broken("merge 1 is of tokens", [](auto& v) {
+    v.merges = {'<', 's', 1, 263}, add(v, "<s");
+    v.merges[3] = 264;
+  });
   broken("merge 0 is of tokens -1", [](auto& v) { v.merges = {-1, 1}; });
   broken("makes a text that is no token", [](auto& v) { v.merges = {'x', 'y'}; });
   broken("scores for kind bpe, expected 0", [](auto& v) { v.scores = {1}; });
@@ -514,8 +533,8 @@ TEST(HostileVocabulary, IsAnError) {
 TEST(HostileVocabulary, PatternsCannotHang) {
   const std::string text = std::string(3000, 'a') + "!";
   int stopped = 0;
-  for (const char* pattern : {"(a+)+[bc]", "(a|aa)+[bc]", "(?:a?){40}a{40}[bc]", "(?R)?a[bc]", "((a+)+)+[^a!]", "(a*)*[bc]", "(?=(a+)+[bc])",
-                              R"((\w+\s?)+[bc])", "(?:(?R)|a)+[bc]", "(*NO_JIT)(a+)+[bc]", "(*NO_START_OPT)(a+)+b"}) {
+  for (const char* pattern : {"(a+)+[bc]", "(a|aa)+[bc]", "(?:a?){40}a{40}[bc]", "(?R)?a[bc]", "((a+)+)+[^a!]", "(a*)*[bc]",
+                              "(?=(a+)+[bc])", R"((\w+\s?)+[bc])", "(?:(?R)|a)+[bc]", "(*NO_JIT)(a+)+[bc]", "(*NO_START_OPT)(a+)+b"}) {
     Vocabulary v = bytes_only("bpe");
     v.split = {pattern};
     const Tokenizer t(v);
@@ -532,7 +551,10 @@ TEST(HostileVocabulary, PatternsCannotHang) {
     Vocabulary v = bytes_only("bpe");
     v.split = {pattern, pattern};
     const Tokenizer t(v);
-    for (const std::string& some : {std::string("aabbaéébab"), std::string("ab\xff" "ba"), std::string()})
+    for (const std::string& some : {std::string("aabbaéébab"),
+                                    std::string("ab\xff"
+                                                "ba"),
+                                    std::string()})
       EXPECT_EQ(t.decode(t.encode(some)), some) << pattern;
   }
 }
@@ -551,15 +573,33 @@ TEST(HostileVocabulary, RandomChangesNeverCrash) {
       if (!list.empty()) list[rng() % list.size()] = typename std::decay_t<decltype(list)>::value_type(rng() % 2 ? rng() % 600 : rng());
     };
     for (unsigned n = rng() % 3 + 1; n--;) switch (rng() % 9) {
-        case 0: any(v.bytes); break;
-        case 1: v.types[rng() % v.types.size()] = uint8_t(rng() % 7); break;
-        case 2: any(v.merges); break;
-        case 3: v.ends[rng() % v.ends.size()] += int(rng() % 3) - 1; break;
-        case 4: if (v.scores.size()) v.scores[rng() % v.scores.size()] = std::ldexp(float(rng()), int(rng() % 160) - 32); break;
-        case 5: if (v.split.size()) any(v.split[0]); break;
-        case 6: v.unk = int64_t(rng() % 300) - 1; break;
-        case 7: v.kind = rng() % 2 ? "spm" : "unigram"; break;
-        case 8: v.add_space_prefix = rng() % 2, v.ignore_merges = rng() % 2, v.clean_spaces = rng() % 2, v.normalize = rng() % 2 ? "nfc" : "none"; break;
+        case 0:
+          any(v.bytes);
+          break;
+        case 1:
+          v.types[rng() % v.types.size()] = uint8_t(rng() % 7);
+          break;
+        case 2:
+          any(v.merges);
+          break;
+        case 3:
+          v.ends[rng() % v.ends.size()] += int(rng() % 3) - 1;
+          break;
+        case 4:
+          if (v.scores.size()) v.scores[rng() % v.scores.size()] = std::ldexp(float(rng()), int(rng() % 160) - 32);
+          break;
+        case 5:
+          if (v.split.size()) any(v.split[0]);
+          break;
+        case 6:
+          v.unk = int64_t(rng() % 300) - 1;
+          break;
+        case 7:
+          v.kind = rng() % 2 ? "spm" : "unigram";
+          break;
+        case 8:
+          v.add_space_prefix = rng() % 2, v.ignore_merges = rng() % 2, v.clean_spaces = rng() % 2, v.normalize = rng() % 2 ? "nfc" : "none";
+          break;
       }
     try {
       const Tokenizer t(v);

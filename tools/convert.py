@@ -22,13 +22,18 @@ examples
   convert.py stories260K.bin --tokenizer tok512.bin -o stories.folio
   convert.py model-Q8_0.gguf -o model.folio                 q8_0 stays, bit for bit
   convert.py Qwen3-0.6B/ --type q8_0 -o qwen3.folio
-  convert.py qwen3.folio -o qwen3.gguf
+  convert.py model.folio -o model.gguf                      what came from GGUF goes back
 """
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(1, f"convert.py: {message}; see convert.py --help\n")
+
+
 def arguments(argv):
-    p = argparse.ArgumentParser(prog="convert.py", description=__doc__.split(" See")[0], epilog=EXAMPLES,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = Parser(prog="convert.py", description=__doc__.split(" See")[0], epilog=EXAMPLES,
+               formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", metavar="SRC", help="file or folder, see below")
     p.add_argument("-o", "--out", required=True, metavar="OUT", help="OUT.folio (OUT.gguf on the way back)")
     p.add_argument("--type", choices=["f32", "f16", "bf16", "q8_0", "q4_0"],
@@ -67,6 +72,9 @@ def main(argv=None):
     except ConvertError as error:
         said = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))  # names come from files
         print(f"convert.py: {said}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"convert.py: {error}; install what tools/requirements.txt lists", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("convert.py: stopped; nothing was written", file=sys.stderr)

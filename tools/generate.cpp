@@ -97,7 +97,11 @@ void Session::set_options() {
   options_.stops = flags_.stops;
   options_.interrupt = &interrupt_asked;
   if (model_.tokenizer) {
-    if (!flags_.ignore_eos) options_.ends.assign(model_.tokenizer->eos().begin(), model_.tokenizer->eos().end());
+    if (!flags_.ignore_eos) {
+      options_.ends.assign(model_.tokenizer->eos().begin(), model_.tokenizer->eos().end());
+      // Where another text begins this one has ended; models that learned from one long stream say it so.
+      if (model_.tokenizer->bos() >= 0) options_.ends.push_back(model_.tokenizer->bos());
+    }
     options_.decode = [this](Token id) { return stream_->push(id); };
     options_.rest = [this] { return stream_->finish(); };
   } else {
@@ -257,7 +261,7 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("-n,--predict,--n-predict", flags.limit, "After this many new tokens; -1: at the end token or when the context is full")
       ->check(CLI::Range(int64_t(-1), int64_t(1) << 40))->capture_default_str()->group(stop);
   app.add_option("--stop", flags.stops, "Where the answer comes to this string, which is not shown. May be repeated")->allow_extra_args(false)->group(stop);
-  app.add_flag("--ignore-eos", flags.ignore_eos, "Not at the end token")->group(stop);
+  app.add_flag("--ignore-eos", flags.ignore_eos, "Not at an end token (nor at the token that begins another text)")->group(stop);
   app.add_flag("--json", flags.json,
                "No text: one JSON object on one line for each answer. Its tokens are all that were drawn, the end token too; its text has "
                "neither that nor the stop string")->group(output);

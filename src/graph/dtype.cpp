@@ -38,6 +38,12 @@ template <uint16_t convert(float)> void half_from(const float* from, void* to, i
   for (int64_t i = 0; i < n; ++i) static_cast<uint16_t*>(to)[i] = convert(from[i]);
 }
 
+// 1/d, or 0 where that is no number: a block whose scale is zero or too small to invert becomes zeros.
+float inverse_of(float d) {
+  const float inverse = 1.0f / d;
+  return std::isfinite(inverse) ? inverse : 0.0f;
+}
+
 void q8_to(const void* from, float* to, int64_t n) {
   const auto* block = static_cast<const BlockQ8_0*>(from);
   for (int64_t b = 0; b < n / 32; ++b)
@@ -50,7 +56,7 @@ void q8_from(const float* from, void* to, int64_t n) {
     const float* x = from + b * 32;
     float most = 0;
     for (int i = 0; i < 32; ++i) most = std::fmax(most, std::fabs(x[i]));
-    const float d = most / 127.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    const float d = most / 127.0f, inverse = inverse_of(d);
     block[b].d = f32_to_f16(d);
     for (int i = 0; i < 32; ++i) block[b].q[i] = int8_t(std::round(x[i] * inverse));
   }
@@ -73,7 +79,7 @@ void q4_from(const float* from, void* to, int64_t n) {
     float widest = 0;  // the element of largest magnitude, with its sign: it becomes −8 exactly
     for (int i = 0; i < 32; ++i)
       if (std::fabs(x[i]) > std::fabs(widest)) widest = x[i];
-    const float d = widest / -8.0f, inverse = d != 0 ? 1.0f / d : 0.0f;
+    const float d = widest / -8.0f, inverse = inverse_of(d);
     auto nibble = [&](float v) { const int q = int(v * inverse + 8.5f); return uint8_t(q > 15 ? 15 : q); };
     block[b].d = f32_to_f16(d);
     for (int i = 0; i < 16; ++i) block[b].q[i] = uint8_t(nibble(x[i]) | nibble(x[i + 16]) << 4);

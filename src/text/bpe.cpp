@@ -75,10 +75,8 @@ class Bpe : public Encoder {
     for (bool valid = true; !text.empty(); valid = !valid) {
       const std::string_view run = text.substr(0, utf8_run(text, valid));
       text.remove_prefix(run.size());
-      if (valid)
-        split_.cut(run, ends);
-      else
-        ends.assign(1, uint32_t(run.size()));
+      if (valid) split_.cut(run, ends);
+      else ends.assign(1, uint32_t(run.size()));
       size_t from = 0;
       for (uint32_t to : ends) {
         if (to > from) cache.append(run.substr(from, to - from), piece);
@@ -98,10 +96,8 @@ class Bpe : public Encoder {
     merger.run([&](const Symbol& left, const Symbol& right) { return pairs_.find(left.id, right.id); });
     for (int32_t i = 0; i >= 0; i = merger.symbols[size_t(i)].next) {
       const Symbol& symbol = merger.symbols[size_t(i)];
-      if (symbol.id >= 0)
-        out.push_back(symbol.id);
-      else
-        fallback_.append(piece.substr(symbol.from, symbol.size), first, out);
+      if (symbol.id >= 0) out.push_back(symbol.id);
+      else fallback_.append(piece.substr(symbol.from, symbol.size), first, out);
     }
   }
 

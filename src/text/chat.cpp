@@ -5,6 +5,7 @@
 #include <cctype>
 
 #include "base/error.h"
+#include "text/utf8.h"
 
 namespace folio {
 
@@ -142,8 +143,8 @@ void read_inst(const Source& source, ChatTemplate& style) {
 // Families in which user and assistant take turns, the user first, after at most one system message.
 void check_turns(const ChatTemplate& style, std::span<const ChatMessage> messages) {
   for (size_t i = 0; i < messages.size(); ++i)
-    check(messages[i].role == (i % 2 ? "assistant" : "user"), "chat: message ", i + 1, " after the system message is the ", messages[i].role,
-          "'s, but in the ", chat_family_name(style.family), " template user and assistant take turns");
+    check(messages[i].role == (i % 2 ? "assistant" : "user"), "chat: message ", i + 1, " after the system message is the ",
+          messages[i].role, "'s, but in the ", chat_family_name(style.family), " template user and assistant take turns");
 }
 
 std::string render_chatml(const ChatTemplate& style, std::span<const ChatMessage> messages, bool answer) {
@@ -151,7 +152,8 @@ std::string render_chatml(const ChatTemplate& style, std::span<const ChatMessage
   if (messages[0].role != "system" && !style.default_system.empty()) out = "<|im_start|>system\n" + style.default_system + "<|im_end|>\n";
   for (const ChatMessage& m : messages) {
     std::string_view content = m.content;
-    const size_t thought = style.drop_thinking && m.role == "assistant" && &m != &messages.back() ? content.rfind("</think>") : content.npos;
+    const size_t thought =
+        style.drop_thinking && m.role == "assistant" && &m != &messages.back() ? content.rfind("</think>") : content.npos;
     if (thought != content.npos) {
       content.remove_prefix(thought + 8);
       content.remove_prefix(std::min(content.size(), content.find_first_not_of('\n')));
@@ -194,7 +196,8 @@ std::string render_inst(const ChatTemplate& style, const ChatMessage* system, st
       continue;
     }
     std::string content = messages[i].content;
-    const bool here = style.system == ChatTemplate::first_user ? i == 0 : style.system == ChatTemplate::last_user && i + 1 == messages.size();
+    const bool here =
+        style.system == ChatTemplate::first_user ? i == 0 : style.system == ChatTemplate::last_user && i + 1 == messages.size();
     if (system && here) content = (llama2 ? "<<SYS>>\n" + system->content + "\n<</SYS>>\n\n" : system->content + "\n\n") + content;
     if (style.bos_each_turn && i) out += "<s>";
     out += style.open + (llama2 ? std::string(shown(content)) : content) + style.close;
@@ -220,8 +223,12 @@ const char* chat_family_name(ChatFamily family) {
 
 ChatTemplate::ChatTemplate(ChatFamily f) : family(f), system(own_turn) {
   switch (family) {
-    case ChatFamily::chatml: generation = "<|im_start|>assistant\n"; break;
-    case ChatFamily::phi3: line = "\n", last = "<|endoftext|>"; break;
+    case ChatFamily::chatml:
+      generation = "<|im_start|>assistant\n";
+      break;
+    case ChatFamily::phi3:
+      line = "\n", last = "<|endoftext|>";
+      break;
     case ChatFamily::llama2:
       bos_each_turn = trim = true;
       before_answer = " ", after_answer = " </s>";
@@ -230,8 +237,11 @@ ChatTemplate::ChatTemplate(ChatFamily f) : family(f), system(own_turn) {
       open = "[INST] ", close = " [/INST]";
       if (after_answer.empty()) after_answer = "</s>";
       [[fallthrough]];
-    case ChatFamily::gemma: system = first_user; break;
-    case ChatFamily::llama3: break;
+    case ChatFamily::gemma:
+      system = first_user;
+      break;
+    case ChatFamily::llama3:
+      break;
   }
 }
 
@@ -264,15 +274,14 @@ ChatTemplate read_chat_template(std::string_view jinja) {
     read_phi3(source, style);
     return style;
   }
-  std::string start(trimmed(jinja).substr(0, 60));
-  std::replace_if(start.begin(), start.end(), [](char c) { return uint8_t(c) < 0x20; }, ' ');
-  fail("chat: the model's chat template is of none of the families ChatML, Llama-2, Llama-3, Phi-3, Mistral and Gemma; it begins '", start, "'");
+  fail("chat: the model's chat template is of none of the families ChatML, Llama-2, Llama-3, Phi-3, Mistral and Gemma; it begins ",
+       shown(trimmed(jinja), 60));
 }
 
 std::string render_chat(const ChatTemplate& style, std::span<const ChatMessage> messages, bool answer) {
   for (const ChatMessage& m : messages) {
-    check(m.role == "system" || m.role == "user" || m.role == "assistant", "chat: there is no role '", m.role.substr(0, 40),
-          "', expected system, user or assistant");
+    check(m.role == "system" || m.role == "user" || m.role == "assistant", "chat: there is no role ", shown(m.role, 40),
+          ", expected system, user or assistant");
     check(m.role != "system" || style.system != ChatTemplate::refused, "chat: this model's ", chat_family_name(style.family),
           " template takes no system message");
   }
@@ -289,12 +298,17 @@ std::string render_chat(const ChatTemplate& style, std::span<const ChatMessage> 
 
 std::vector<std::string> chat_stops(ChatFamily family) {
   switch (family) {
-    case ChatFamily::chatml: return {"<|im_end|>", "<|endoftext|>"};
-    case ChatFamily::llama3: return {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"};
-    case ChatFamily::phi3: return {"<|end|>", "<|endoftext|>"};
-    case ChatFamily::gemma: return {"<end_of_turn>", "<eos>"};
+    case ChatFamily::chatml:
+      return {"<|im_end|>", "<|endoftext|>"};
+    case ChatFamily::llama3:
+      return {"<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"};
+    case ChatFamily::phi3:
+      return {"<|end|>", "<|endoftext|>"};
+    case ChatFamily::gemma:
+      return {"<end_of_turn>", "<eos>"};
     case ChatFamily::llama2:
-    case ChatFamily::mistral: return {"</s>"};
+    case ChatFamily::mistral:
+      return {"</s>"};
   }
   return {};
 }

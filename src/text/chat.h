@@ -26,17 +26,17 @@ struct ChatTemplate {
 
   ChatFamily family;
   enum { refused, own_turn, first_user, last_user } system;  // where the system message goes
-  std::string default_system;      // ChatML, Mistral: where the conversation has none; empty: none
-  std::string generation;          // ChatML: what opens the answer
-  bool drop_thinking = false;      // ChatML: past answers lose what stands before </think>
-  std::string dates;               // Llama-3.1 and later: lines before the system message; empty: none
-  std::string line;                // Phi-3: behind a role
-  std::string last;                // Phi-3: behind the last turn, if no answer is to follow
-  bool bos_each_turn = false;      // Llama-2
-  bool trim = false;               // Llama-2, Mistral (answers)
-  std::string open, close;         // Llama-2, Mistral: around what the user says
-  std::string open_system, close_system;  // Mistral: around the system message's own turn
-  std::string before_answer, after_answer;  // Llama-2, Mistral
+  std::string default_system;                                // ChatML, Mistral: where the conversation has none; empty: none
+  std::string generation;                                    // ChatML: what opens the answer
+  bool drop_thinking = false;                                // ChatML: past answers lose what stands before </think>
+  std::string dates;                                         // Llama-3.1 and later: lines before the system message; empty: none
+  std::string line;                                          // Phi-3: behind a role
+  std::string last;                                          // Phi-3: behind the last turn, if no answer is to follow
+  bool bos_each_turn = false;                                // Llama-2
+  bool trim = false;                                         // Llama-2, Mistral (answers)
+  std::string open, close;                                   // Llama-2, Mistral: around what the user says
+  std::string open_system, close_system;                     // Mistral: around the system message's own turn
+  std::string before_answer, after_answer;                   // Llama-2, Mistral
 };
 
 // Reads a model's Jinja template. Throws Error, naming the families and the template's beginning, if it is of none of them.

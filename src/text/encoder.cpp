@@ -27,8 +27,8 @@ void Fallback::append(std::string_view symbol, size_t first, std::vector<Token>&
     for (char c : symbol) out.push_back(bytes_[uint8_t(c)]);
     return;
   }
-  check(unk_ >= 0, "tokenizer: the vocabulary has no token for byte 0x", std::hex, std::setfill('0'), std::setw(2),
-        int(uint8_t(*missing)), " of the text, and no unknown token");
+  check(unk_ >= 0, "tokenizer: the vocabulary has no token for byte 0x", std::hex, std::setfill('0'), std::setw(2), int(uint8_t(*missing)),
+        " of the text, and no unknown token");
   if (out.size() == first || out.back() != unk_) out.push_back(unk_);
 }
 

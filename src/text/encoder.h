@@ -46,7 +46,8 @@ class WordCache {
       : out_(out), unk_(unk), entries_(text.size() < 1024 ? 0 : std::bit_floor(std::min<size_t>(text.size() / 16, 65536))) {}
 
   // Appends the tokens of `word`, a part of the text, by calling encode() unless they are known.
-  template <class Encode> void append(std::string_view word, Encode&& encode) {
+  template <class Encode>
+  void append(std::string_view word, Encode&& encode) {
     if (entries_.empty() || word.size() > 48) return encode(word);
     Entry& entry = entries_[hash64(word.data(), word.size()) % entries_.size()];  // a new word takes an old one's place
     const size_t from = out_.size();

@@ -7,8 +7,7 @@ namespace folio {
 
 Prefixes::Prefixes(const Vocabulary& v, std::initializer_list<TokenType> types) : v_(v) {
   for (Token id = 0; id < v.size(); ++id)
-    if (std::find(types.begin(), types.end(), TokenType(v.types[size_t(id)])) != types.end() && !v.text(id).empty())
-      order_.push_back(id);
+    if (std::find(types.begin(), types.end(), TokenType(v.types[size_t(id)])) != types.end() && !v.text(id).empty()) order_.push_back(id);
   std::sort(order_.begin(), order_.end(), [&](Token a, Token b) {
     const int order = v.text(a).compare(v.text(b));
     return order != 0 ? order < 0 : a < b;

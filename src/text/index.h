@@ -45,7 +45,8 @@ class Prefixes {
   bool starts(char byte) const { return first_[uint8_t(byte)] < first_[uint8_t(byte) + 1]; }
 
   // Calls use(id, bytes) for every token that `text` begins with, shortest first.
-  template <class Use> void each(std::string_view text, Use&& use) const {
+  template <class Use>
+  void each(std::string_view text, Use&& use) const {
     if (text.empty()) return;
     size_t from = first_[uint8_t(text[0])], to = first_[uint8_t(text[0]) + 1];
     for (size_t depth = 1; from < to; ++depth) {

@@ -13,7 +13,7 @@
 namespace folio {
 
 struct Symbol {
-  uint32_t from, size;  // the bytes it stands for; size 0: merged into the one before it
+  uint32_t from, size;   // the bytes it stands for; size 0: merged into the one before it
   int32_t before, next;  // −1: none
   Token id;              // −1: not a token
 };
@@ -35,7 +35,8 @@ class Merger {
   }
 
   // `pair(left, right)` says what two neighbouring symbols become, as a Merge.
-  template <class Pair> void run(Pair&& pair) {
+  template <class Pair>
+  void run(Pair&& pair) {
     heap_.clear();
     for (size_t i = 1; i < symbols.size(); ++i) propose(int32_t(i) - 1, int32_t(i), pair);
     while (!heap_.empty()) {
@@ -64,7 +65,8 @@ class Merger {
     bool operator<(const Candidate& other) const { return cost > other.cost || (cost == other.cost && left > other.left); }
   };
 
-  template <class Pair> void propose(int32_t left, int32_t right, Pair&& pair) {
+  template <class Pair>
+  void propose(int32_t left, int32_t right, Pair&& pair) {
     if (left < 0 || right < 0) return;
     const Symbol &a = symbols[size_t(left)], &b = symbols[size_t(right)];
     const Merge merge = pair(a, b);

@@ -8,6 +8,7 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "text/utf8.h"
 
 namespace folio {
 
@@ -26,14 +27,17 @@ std::string reason(int code) {
   return reinterpret_cast<const char*>(text);
 }
 
-std::string shown(std::string_view pattern) {
-  return pattern.size() <= 120 ? join("'", pattern, "'") : join("'", pattern.substr(0, 117), "...'");
-}
+constexpr size_t pattern_shown = 120;  // bytes of a pattern in an error
 
-template <auto release> struct Release {
-  template <class T> void operator()(T* p) const { release(p); }
+template <auto release>
+struct Release {
+  template <class T>
+  void operator()(T* p) const {
+    release(p);
+  }
 };
-template <class T, auto release> using Owned = std::unique_ptr<T, Release<release>>;
+template <class T, auto release>
+using Owned = std::unique_ptr<T, Release<release>>;
 
 }  // namespace
 
@@ -47,7 +51,8 @@ namespace {
 // One text being cut by one pattern after the other.
 class Cutter {
  public:
-  explicit Cutter(std::string_view text) : text_(text), match_(pcre2_match_data_create(1, nullptr)), context_(pcre2_match_context_create(nullptr)) {
+  explicit Cutter(std::string_view text)
+      : text_(text), match_(pcre2_match_data_create(1, nullptr)), context_(pcre2_match_context_create(nullptr)) {
     check(match_ && context_, "tokenizer: out of memory");
     // Backtracking over a run of white space takes steps in proportion to the run: what is honest stays far below this.
     pcre2_set_match_limit(context_.get(), uint32_t(std::min<size_t>(UINT32_MAX, 100'000 + 10 * text.size())));
@@ -97,9 +102,9 @@ class Cutter {
     if (found == PCRE2_ERROR_JIT_STACKLIMIT)
       found = pcre2_match(code, subject, piece.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match_.get(), context_.get());
     if (found < 0 && found != PCRE2_ERROR_NOMATCH)
-      fail("tokenizer: the split pattern ", shown(pattern), " fails on this text: ", reason(found));
+      fail("tokenizer: the split pattern ", shown(pattern, pattern_shown), " fails on this text: ", reason(found));
     if ((found < 0 || ++calls_ % 256 == 0) && Clock::now() > deadline_)
-      fail("tokenizer: the split pattern ", shown(pattern), " takes too long on this text");
+      fail("tokenizer: the split pattern ", shown(pattern, pattern_shown), " takes too long on this text");
     if (found < 0) return false;
     const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(match_.get());
     begin = bounds[0];
@@ -127,15 +132,16 @@ class Cutter {
 Split::Split(const std::vector<std::string>& patterns) {
   check(patterns.size() <= max_patterns, "tokenizer: ", patterns.size(), " split patterns, expected at most ", max_patterns);
   for (const std::string& text : patterns) {
-    check(text.size() <= max_pattern_bytes, "tokenizer: the split pattern ", shown(text), " has ", text.size(), " bytes, expected at most ",
-          max_pattern_bytes);
+    check(text.size() <= max_pattern_bytes, "tokenizer: the split pattern ", shown(text, pattern_shown), " has ", text.size(),
+          " bytes, expected at most ", max_pattern_bytes);
     int error = 0;
     PCRE2_SIZE where = 0;
     // \C would match half a code point.
     const uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_USE_OFFSET_LIMIT;
     Pattern pattern{text, {}};
     pattern.code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), options, &error, &where, nullptr));
-    check(pattern.code != nullptr, "tokenizer: the split pattern ", shown(text), " is wrong at byte ", where, ": ", reason(error));
+    check(pattern.code != nullptr, "tokenizer: the split pattern ", shown(text, pattern_shown), " is wrong at byte ", where, ": ",
+          reason(error));
     pcre2_jit_compile(pattern.code.get(), PCRE2_JIT_COMPLETE);  // where it cannot, the interpreter serves
     patterns_.push_back(std::move(pattern));
   }

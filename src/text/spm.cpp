@@ -15,16 +15,13 @@ namespace {
 
 class Spm : public Encoder {
  public:
-  explicit Spm(const Vocabulary& v)
-      : v_(v), tokens_(v, {TokenType::normal, TokenType::user, TokenType::unused}), fallback_(v), words_(v) {}
+  explicit Spm(const Vocabulary& v) : v_(v), tokens_(v, {TokenType::normal, TokenType::user, TokenType::unused}), fallback_(v), words_(v) {}
 
   void encode(std::string_view text, std::vector<Token>& out) const override {
     const size_t first = out.size();
     WordCache cache(text, Token(v_.unk), out);
     Merger merger;
-    words_.each(text, [&](std::string_view word) {
-      cache.append(word, [&](std::string_view w) { encode_word(w, first, merger, out); });
-    });
+    words_.each(text, [&](std::string_view word) { cache.append(word, [&](std::string_view w) { encode_word(w, first, merger, out); }); });
   }
 
  private:

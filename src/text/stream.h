@@ -9,9 +9,9 @@
 namespace folio {
 
 struct StreamOptions {
-  bool starts_text = false;   // the tokens begin a text, so the space that add_space_prefix put there goes; false: they continue one
-  bool skip_special = true;   // as in Tokenizer::decode
-  bool raw_bytes = false;     // bytes that are no UTF-8 come out as they are, and not as U+FFFD
+  bool starts_text = false;  // the tokens begin a text, so the space that add_space_prefix put there goes; false: they continue one
+  bool skip_special = true;  // as in Tokenizer::decode
+  bool raw_bytes = false;    // bytes that are no UTF-8 come out as they are, and not as U+FFFD
 };
 
 class TextStream {

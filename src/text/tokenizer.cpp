@@ -9,6 +9,7 @@
 #include "text/encoder.h"
 #include "text/index.h"
 #include "text/normalize.h"
+#include "text/utf8.h"
 
 namespace folio {
 
@@ -28,7 +29,8 @@ void check_tokens(const Vocabulary& v) {
     check(end >= from && end <= int64_t(v.bytes.size()), "tokenizer: token ", id, " ends at byte ", end, ", expected ", from, " to ",
           v.bytes.size());
     check(v.types[id] <= uint8_t(TokenType::unknown), "tokenizer: token ", id, " has type ", int(v.types[id]), ", expected 0 to 5");
-    check(v.types[id] != uint8_t(TokenType::byte) || end - from == 1, "tokenizer: byte token ", id, " has ", end - from, " bytes, expected 1");
+    check(v.types[id] != uint8_t(TokenType::byte) || end - from == 1, "tokenizer: byte token ", id, " has ", end - from,
+          " bytes, expected 1");
     from = end;
   }
   check(from == int64_t(v.bytes.size()), "tokenizer: the tokens end at byte ", from, " of ", v.bytes.size());
@@ -50,9 +52,9 @@ void check_ids(const Vocabulary& v) {
 
 void check_kind(const Vocabulary& v) {
   const bool bpe = v.kind == "bpe";
-  check(bpe || v.kind == "spm" || v.kind == "unigram", "tokenizer: kind '", v.kind.substr(0, 40), "' is unknown, expected bpe, spm or unigram");
-  check(v.normalize == "none" || v.normalize == "nfc" || v.normalize == "nfkc", "tokenizer: normalisation '", v.normalize.substr(0, 40),
-        "' is unknown, expected none, nfc or nfkc");
+  check(bpe || v.kind == "spm" || v.kind == "unigram", "tokenizer: kind ", shown(v.kind, 40), " is unknown, expected bpe, spm or unigram");
+  check(v.normalize == "none" || v.normalize == "nfc" || v.normalize == "nfkc", "tokenizer: normalisation ", shown(v.normalize, 40),
+        " is unknown, expected none, nfc or nfkc");
   check(v.merges.size() % 2 == 0, "tokenizer: the merges are ", v.merges.size(), " ids, expected pairs");
   check(bpe || v.merges.empty(), "tokenizer: kind ", v.kind, " has merges, expected none");
   check(bpe || v.split.empty(), "tokenizer: kind ", v.kind, " has split patterns, expected none");
@@ -77,7 +79,9 @@ struct Tokenizer::Parts {
       : v((check_tokens(vocabulary), check_ids(vocabulary), check_kind(vocabulary), std::move(vocabulary))),
         special(v, {TokenType::control, TokenType::user, TokenType::unknown}),
         named(v, {TokenType::control, TokenType::user, TokenType::unknown, TokenType::normal, TokenType::byte, TokenType::unused}),
-        encoder(v.kind == "bpe" ? make_bpe(v) : v.kind == "spm" ? make_spm(v) : make_unigram(v)),
+        encoder(v.kind == "bpe"   ? make_bpe(v)
+                : v.kind == "spm" ? make_spm(v)
+                                  : make_unigram(v)),
         sides(size_t(v.size())) {
     for (int64_t id : v.eos) eos.push_back(Token(id));
     for (int64_t id : v.strip_left) sides[size_t(id)] |= 1;
@@ -143,10 +147,17 @@ std::string_view Tokenizer::write(Token id, bool skip_special, bool& fresh) cons
   if (id < 0 || id >= size()) return {};
   std::string_view text = p.v.text(id);
   switch (p.type(id)) {
-    case TokenType::control: fresh = true; return skip_special ? std::string_view() : text;
-    case TokenType::user: fresh = true; return text;
-    case TokenType::unknown: fresh = false; return skip_special ? replacement : text;
-    default: break;
+    case TokenType::control:
+      fresh = true;
+      return skip_special ? std::string_view() : text;
+    case TokenType::user:
+      fresh = true;
+      return text;
+    case TokenType::unknown:
+      fresh = false;
+      return skip_special ? replacement : text;
+    default:
+      break;
   }
   if (fresh && p.spaced() && text.starts_with(' ')) text.remove_prefix(1);
   fresh = false;

@@ -76,7 +76,7 @@ class Tokenizer {
   // One token's bytes, of a control token its text. Empty for an id that is not in the vocabulary: a model's output may be
   // padded to more rows than there are tokens.
   std::string_view text_of(Token id) const;
-  TokenType type_of(Token id) const;  // unused, if it is not in the vocabulary
+  TokenType type_of(Token id) const;        // unused, if it is not in the vocabulary
   Token find(std::string_view text) const;  // the token of that text, special ones first; −1 if none
 
   Token size() const;

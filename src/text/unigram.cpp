@@ -26,9 +26,7 @@ class Unigram : public Encoder {
     const size_t first = out.size();
     WordCache cache(text, Token(v_.unk), out);
     std::vector<Step> path;
-    words_.each(text, [&](std::string_view word) {
-      cache.append(word, [&](std::string_view w) { encode_word(w, first, path, out); });
-    });
+    words_.each(text, [&](std::string_view word) { cache.append(word, [&](std::string_view w) { encode_word(w, first, path, out); }); });
   }
 
  private:
@@ -60,10 +58,8 @@ class Unigram : public Encoder {
     for (size_t at = word.size(); at; at = path[at].from) stops.push_back(at);
     for (size_t i = stops.size(); i--;) {
       const Step& step = path[stops[i]];
-      if (step.id >= 0)
-        out.push_back(step.id);
-      else
-        fallback_.append(word.substr(step.from, stops[i] - step.from), first, out);
+      if (step.id >= 0) out.push_back(step.id);
+      else fallback_.append(word.substr(step.from, stops[i] - step.from), first, out);
     }
   }
 

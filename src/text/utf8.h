@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 // UTF-8, strictly: no overlong forms, no surrogates, nothing above U+10FFFF. Text from outside may be any bytes; what is not
-// UTF-8 is carried along byte by byte and never altered, so the two questions here are all that the room needs.
+// UTF-8 is carried along byte by byte and never altered, so these few questions are all that the room asks.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace folio {
@@ -45,6 +47,15 @@ inline size_t utf8_run(std::string_view text, bool valid) {
     at += read.size;
   }
   return at;
+}
+
+// At most `most` bytes of a text that came from outside, in quotes and fit for an error message on a terminal.
+inline std::string shown(std::string_view text, size_t most) {
+  size_t size = std::min(text.size(), most);
+  while (size && size < text.size() && (uint8_t(text[size]) & 0xc0) == 0x80) --size;  // no half code point
+  std::string out = "'";
+  for (char c : text.substr(0, size)) out += uint8_t(c) < 0x20 || c == 0x7f ? ' ' : c;
+  return out + (size < text.size() ? "...'" : "'");
 }
 
 }  // namespace folio

@@ -20,7 +20,8 @@ class Words {
   }
 
   // Calls use() with the words of `text` in order: spaces, and what follows them up to the next space.
-  template <class Use> void each(std::string_view text, Use&& use) const {
+  template <class Use>
+  void each(std::string_view text, Use&& use) const {
     while (!text.empty()) {
       const size_t end = apart_ ? next(text) : text.size();
       use(text.substr(0, end));

@@ -10,7 +10,8 @@ the checkpoint: shape.json {"prompt": T, "vocab": V, "steps": S}, and raw little
     prompt.i32 [T]   logits_prompt.f32 [T,V]   ids.i32 [S]   logits_decode.f32 [S,V]
 ids[0] is the greedy choice after the prompt; row k of logits_decode follows the prompt and ids[0..k]; ids[k+1] is its choice.
 All of it float32 on the CPU, eager attention, the whole sequence anew for each step (no cache to be wrong about).
-../tokenizer_json/NAME holds a tokenizer.json and ids.json, [[text, ids without special tokens], ...].
+../tokenizer_json/NAME holds a tokenizer.json and ids.json, [[text, ids without special tokens], ...]; all but the unigram come out
+the same each time.
 """
 import json
 import math
@@ -42,14 +43,16 @@ CASES = {
     "llama_llama3": ("Llama", LLAMA | rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
                                            original_max_position_embeddings=64), 72, "bfloat16"),
     "llama_linear": ("Llama", LLAMA | dict(attention_bias=True, mlp_bias=True) | rope("linear", factor=4.0), 40, "float16"),
-    "llama_yarn": ("Llama", LLAMA | dict(head_dim=16) | rope("yarn", factor=4.0, original_max_position_embeddings=64), 80, "float32"),
+    "llama_yarn": ("Llama", LLAMA | dict(head_dim=16) | rope("yarn", factor=4.0, original_max_position_embeddings=64), 80,
+                   "float32"),
     "mistral": ("Mistral", LLAMA | dict(sliding_window=16) | rope("default", 1000000.0), 56, "float32"),
     "qwen2": ("Qwen2", LLAMA | dict(num_hidden_layers=3, use_sliding_window=True, sliding_window=24, max_window_layers=1,
                                     tie_word_embeddings=True) | rope("default", 1000000.0), 48, "bfloat16"),
     "qwen3": ("Qwen3", LLAMA | dict(head_dim=16) | rope("default", 1000000.0), 40, "float32"),
     "phi3": ("Phi3", LLAMA | dict(num_key_value_heads=4, pad_token_id=0)
              | rope("default", partial_rotary_factor=0.5), 40, "float32"),
-    "gpt2": ("GPT2", dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0), 44, "float32"),
+    "gpt2": ("GPT2", dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0), 44,
+             "float32"),
 }
 
 
@@ -139,7 +142,8 @@ for i in range(10):
     if house[i].open and not house[i].empty:
         print("room", i, house[i].name)
 """
-TEXTS = ["house", " river", "carpenter", "Hello world", " leading and trailing ", "the house's windows, they'll open!", "12345 and 1234567",
+TEXTS = ["house", " river", "carpenter", "Hello world", " leading and trailing ", "the house's windows, they'll open!",
+         "12345 and 1234567",
          "a\n\nb\n c\t\td   e",
          "über die Brücke — l'été", "Дом 家は丘 🙂 e\u0301", "<|end|>The<|end|> river", "x = [i for i in range(10)]\n    print(x)\n", ""]
 

@@ -64,7 +64,7 @@ def test_configs(refuse, tmp_path, change, words):
 
 
 @pytest.mark.parametrize("keys, word", [
-    ({"llama.expert_count": 8}, "8 experts"), ({"llama.rope.scaling.type": "longrope"}, "longrope"),
+    ({"llama.expert_count": 8}, "8 experts"), ({"split.count": 3}, "one of 3 parts"), ({"llama.rope.scaling.type": "longrope"}, "longrope"),
     ({"llama.attention.value_length": 8}, "values of 8"), ({"llama.rope.scaling.type": "odd"}, "'odd'")])
 def test_keys_of_gguf(refuse, tmp_path, keys, word):
     assert word in refuse(write_gguf(tmp_path / "m.gguf", keys=keys))
@@ -223,6 +223,9 @@ def test_command_line(tmp_path):
     assert help.returncode == 0 and "examples" in help.stdout and "--tokenizer" in help.stdout
     wrong = run(str(tmp_path / "x"), "-o", str(tmp_path / "y"))
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and not wrong.stdout
+    for flags in (["--no-such-flag"], ["x"], ["x", "-o", "y", "--type", "q9"]):
+        wrong = run(*flags)
+        assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and wrong.stderr.startswith("convert.py: ")
     good = run(str(GOLDEN / "hf" / "gpt2"), "-o", str(tmp_path / "y.folio"))
     assert good.returncode == 0 and "layer.0-1.mix.qkv.weight" in good.stdout and good.stderr == ""
 

@@ -64,8 +64,8 @@ def test_narrow_norms_return(convert, tmp_path):
 def test_mixed_formats(convert, tmp_path):
     source = write_gguf(tmp_path / "m.gguf", "Q4_0", kinds={"attn_v": "Q8_0", "output.weight": "Q8_0", "ffn_down": "F16"})
     folio = convert(source)
-    kinds = {name: folio.tensors[name].format for name in ("layer.0.mix.qkv.weight", "head.weight", "layer.0.ffn.down.weight", "embed.weight")}
-    assert list(kinds.values()) == ["q8_0", "q8_0", "f16", "q4_0"]
+    names = ("layer.0.mix.qkv.weight", "head.weight", "layer.0.ffn.down.weight", "embed.weight")
+    assert [folio.tensors[name].format for name in names] == ["q8_0", "q8_0", "f16", "q4_0"]
     assert "from q4_0, q8_0, the widest kept" in convert.report
     assert floats(folio, "layer.0.mix.qkv.weight").shape == (2 * DIM, DIM)
 
@@ -91,10 +91,10 @@ def test_converted_on_the_way(convert, tmp_path):
 
 
 def test_keys(convert, tmp_path):
-    meta = convert(write_gguf(tmp_path / "m.gguf", keys={"llama.rope.freq_base": 5e5, "llama.rope.dimension_count": 8,
-                                                         "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0})).metadata
+    keys = {"freq_base": 5e5, "dimension_count": 8, "scaling.type": "linear", "scaling.factor": 2.0}
+    meta = convert(write_gguf(tmp_path / "m.gguf", keys={"llama.rope." + key: value for key, value in keys.items()})).metadata
     assert (meta["name"], meta["dim"], meta["layers"], meta["vocab"], meta["ffn.0.dim"]) == ("tiny", DIM, LAYERS, VOCAB, FFN)
-    assert (meta["mixer.0.theta"], meta["mixer.0.rope_dims"], meta["mixer.0.rope_scaling"], meta["mixer.0.rope_factor"]) == (5e5, 8, "linear", 2.0)
+    assert [meta["mixer.0." + key] for key in ("theta", "rope_dims", "rope_scaling", "rope_factor")] == [5e5, 8, "linear", 2.0]
     assert meta["mixer.0.rope"] == "adjacent"
 
 
@@ -111,7 +111,7 @@ def test_llama3_divisors(convert, refuse, tmp_path):
     raw[at:at + divisors.nbytes] = divisors.tobytes()
     source.write_bytes(raw)
     meta = convert(source).metadata
-    assert meta["mixer.0.rope_scaling"] == "llama3" and meta["mixer.0.rope_factor"] == 8 and meta["mixer.0.rope_original_context"] == 8192
+    assert [meta["mixer.0.rope_" + key] for key in ("scaling", "factor", "original_context")] == ["llama3", 8, 8192]
     assert both(way_back(convert, source)) == both(source)
     raw[at + 3] ^= 0x40
     source.write_bytes(raw)

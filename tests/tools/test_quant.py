@@ -16,6 +16,8 @@ def hard_rows():
     rows.append(np.tile(np.arange(-16, 16) / 2, (2, 4)))                      # halves: away from zero
     rows.append(np.tile(np.where(np.arange(32) % 2, 1.0, -1.0), (1, 4)))      # ties for the widest, both signs
     rows.append(np.tile(np.r_[-127.0, 126.5, 63.5, np.ones(29)], (1, 4)))
+    near = np.float32([[k + 0.5, np.nextafter(np.float32(k + 0.5), np.float32(0))] for k in range(120)])  # with a scale of 1
+    rows.append(np.concatenate([np.full((120, 1), 127), near, -near, np.zeros((120, 27))], axis=1).repeat(4, axis=0).reshape(120, 128))
     return np.concatenate(rows).astype(np.float32)
 
 
@@ -52,7 +54,8 @@ def test_worked_by_hand():
     assert raw[:2].view(np.float16)[0] == 1 and raw[2] == 0 | 11 << 4 and raw[3] == 15 | 8 << 4
 
 
-@pytest.mark.parametrize("kind, value, word", [("f16", 70000, "f16"), ("q8_0", np.nan, "NaN"), ("q4_0", np.inf, "infinity"), ("q8_0", 1e8, "scale")])
+@pytest.mark.parametrize("kind, value, word", [
+    ("f16", 70000, "f16"), ("q8_0", np.nan, "NaN"), ("q4_0", np.inf, "infinity"), ("q8_0", 1e8, "scale")])
 def test_refuses_what_does_not_fit(kind, value, word):
     x = np.ones((1, 32), np.float32)
     x[0, 5] = value

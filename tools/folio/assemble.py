@@ -16,7 +16,7 @@ from .format import Entry, write
 from .progress import Bar, table
 from .stored import Stored, Transposed
 
-CHUNK = 1 << 21  # elements converted at once: 8 MB of float32
+CHUNK = 1 << 18  # elements converted at once: 1 MB of float32, which stays in the cache
 
 
 @dataclass

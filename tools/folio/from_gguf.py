@@ -29,6 +29,8 @@ ROPE_FACTORS = "rope_freqs.weight"  # Llama 3's scaling, as one divisor for each
 
 def load(path):
     file = gguf_file.read(path)
+    if (parts := file.get("split.count", 1)) > 1:
+        raise ConvertError(f"'{path}' is one of {parts} parts; join them first (llama-gguf-split --merge)")
     vocabulary = words.load(file)
     chat = file.get("tokenizer.chat_template", "")
     model = Model(path, vocabulary=vocabulary, chat=chat, tensors=file.tensors)

@@ -15,6 +15,7 @@ FORMATS = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "i32": (1, 4), "u8": (1
 FLOATS = ("f32", "f16", "bf16", "q8_0", "q4_0")  # what a weight may be
 QUANTISED = ("q8_0", "q4_0")
 WIDTH = {"q4_0": 0, "q8_0": 1, "f16": 2, "bf16": 2, "f32": 3}
+UNDER_HALF = np.nextafter(np.float32(0.5), np.float32(0))  # 0.5 itself would lift 0.49999997 to 1
 TINY = np.finfo(np.float32).tiny  # below it 1/d overflows; such a scale is zero in f16 anyway
 
 
@@ -103,9 +104,8 @@ def _q8_0(blocks):
     d = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
     half, inverse = _scale(d, "q8_0")
     v = blocks * inverse
-    whole = np.trunc(v)
-    whole += np.copysign(np.abs(v - whole) >= np.float32(0.5), v)  # halves away from zero, as std::round
-    return np.concatenate([half, whole.astype(np.int8).view(np.uint8)], axis=-1)
+    v += np.copysign(UNDER_HALF, v)  # and cut: halves go away from zero, as in std::round
+    return np.concatenate([half, v.astype(np.int8).view(np.uint8)], axis=-1)
 
 
 def _q4_0(blocks):

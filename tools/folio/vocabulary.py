@@ -77,7 +77,7 @@ class Vocabulary:
     add_eos: bool = False
     add_space_prefix: bool = False
     ignore_merges: bool = False
-    remove_extra_spaces: bool = False                    # runs of spaces become one, none at the ends; spm, unigram
+    remove_extra_spaces: bool = False             # runs of spaces become one, none at the ends; spm, unigram
     normalize: str = "none"
     strip_left: list = field(default_factory=list)   # added tokens that swallow the white space before them
     strip_right: list = field(default_factory=list)  # and after them

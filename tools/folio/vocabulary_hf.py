@@ -121,8 +121,9 @@ def _specials(folder, v, config):
     for i in [v.bos, *v.eos]:
         if i >= 0 and v.types[i] == NORMAL:  # vocab.json does not say which are special
             v.types[i] = CONTROL
-    v.add_bos = bool(config.get("add_bos_token", v.add_bos)) and v.bos >= 0
-    v.add_eos = bool(config.get("add_eos_token", v.add_eos)) and bool(v.eos)
+    flag = lambda key, absent: absent if config.get(key) is None else bool(config[key])
+    v.add_bos = flag("add_bos_token", v.add_bos) and v.bos >= 0
+    v.add_eos = flag("add_eos_token", v.add_eos) and bool(v.eos)
 
 
 def _chat(folder, config):

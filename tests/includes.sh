@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# House rule 4.1: who may include whom. Each room includes only rooms below it, nothing includes upward, and nobody includes cpu/ or
+# cuda/: devices are reached through graph/device.h. `includes.sh ROOT` lists every forbidden include and fails;
+# `includes.sh --self-test` plants forbidden includes in an empty tree and fails unless each is found, and only those.
+set -euo pipefail
+
+allowed() {  # the rooms that files of room $1 may include
+  case $1 in
+    base) echo base ;;
+    graph) echo graph base ;;
+    ops) echo ops graph base ;;
+    state) echo state graph base ;;
+    files) echo files graph base ;;
+    text) echo text base ;;
+    cpu) echo cpu ops graph base ;;
+    cuda) echo cuda ops graph base ;;
+    run) echo run state graph base ;;
+    models) echo models run state ops files graph base ;;
+    tools) echo tools models run state ops files text graph base ;;
+  esac
+}
+
+check() {  # ROOT: one line for each forbidden include
+  cd "$1"
+  local room dir file to target
+  for dir in src/* cuda models tools; do
+    [ -d "$dir" ] || continue
+    room=$(basename "$dir")
+    [ -n "$(allowed "$room")" ] || { echo "$dir: a room that the rule does not know"; continue; }
+    # Quoted includes name files from src/ or from the root; a path without a slash is a neighbour.
+    grep -rHoE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"[^"]*"' --include='*.cpp' --include='*.h' --include='*.cu' --include='*.cuh' "$dir" 2>/dev/null |
+      while IFS= read -r line; do
+        file=${line%%:*}
+        target=${line#*\"}
+        target=${target%\"}
+        case $target in
+          ../*) echo "$file includes \"$target\": a path upward"; continue ;;
+          */*) to=${target%%/*} ;;
+          *) continue ;;
+        esac
+        case " $(allowed "$room") " in
+          *" $to "*) ;;
+          *) echo "$file includes \"$target\": $room may not include $to" ;;
+        esac
+      done || true
+  done
+  # Libraries that one file alone may know.
+  grep -rlE '#[[:space:]]*include[[:space:]]*[<"]xxhash' src cuda models tools 2>/dev/null | grep -v '^src/base/hash\.h$' | sed 's/$/ includes xxhash: only base\/hash.h may/' || true
+  grep -rlE '#[[:space:]]*include[[:space:]]*[<"](stb/)?stb_image_write' src cuda models tools 2>/dev/null | grep -v '^src/files/image\.cpp$' |
+    sed 's/$/ includes stb_image_write: only files\/image.cpp may/' || true
+}
+
+self_test() {
+  local tree found
+  tree=$(mktemp -d)
+  trap "rm -rf '$tree'" EXIT
+  mkdir -p "$tree"/src/{base,graph,ops,state,files,text,cpu/simd,run} "$tree"/{cuda,models/mixers,tools/lib}
+  plant() { printf '%s\n' "$2" >> "$tree/$1"; }
+  plant src/base/hash.h '#include <xxhash.h>'
+  plant src/graph/graph.h '#include "base/error.h"'
+  plant src/cpu/simd/table.h '#include "cpu/simd/vec.h"'
+  plant models/mixers/attention.cpp '#include "ops/attend.h"'
+  plant models/mixers/attention.cpp '#include "models/mixers/mixer.h"'
+  plant tools/generate.cpp '#include "text/tokenizer.h"'
+  plant src/ops/norm.h '// #include "cpu/device.h" in a comment is not one'
+  found=$(check "$tree")
+  [ -z "$found" ] || { echo "includes.sh: complains about a clean tree:"; echo "$found"; return 1; }
+  local sins=0 file target
+  while read -r file target; do
+    plant "$file" "  #  include \"$target\""
+    sins=$((sins + 1))
+    found=$(check "$tree" | wc -l)
+    [ "$found" = "$sins" ] || { echo "includes.sh: $file including \"$target\" was not found"; return 1; }
+  done <<'SINS'
+src/base/file.cpp graph/tensor.h
+src/graph/graph.h ops/norm.h
+src/graph/device.cpp cpu/table.h
+src/ops/norm.h cpu/simd/simd.h
+src/ops/norm.h state/step.h
+src/state/cache.h ops/rows.h
+src/files/weights.cpp models/zoo.h
+src/text/bpe.cpp graph/tensor.h
+src/cpu/device.cpp run/engine.h
+src/run/engine.cpp ops/norm.h
+src/run/engine.cpp models/zoo.h
+models/decoder.cpp cpu/table.h
+models/mixers/attention.cpp text/tokenizer.h
+tools/generate.cpp cpu/simd/simd.h
+tools/lib/options.h cuda/device.h
+cuda/norm.cu cpu/table.h
+src/run/engine.h ../graph/graph.h
+SINS
+  plant src/graph/print.cpp '#include <xxhash.h>'
+  plant tools/videogen.cpp '#include <stb/stb_image_write.h>'
+  mkdir "$tree/src/utils"
+  [ "$(check "$tree" | wc -l)" = $((sins + 3)) ] || { echo "includes.sh: a library or a room was not found"; return 1; }
+  echo "includes.sh: found all $((sins + 3)) planted"
+}
+
+if [ "${1:-}" = --self-test ]; then
+  self_test
+else
+  found=$(check "${1:-$(dirname "$0")/..}")
+  [ -z "$found" ] || { echo "$found"; exit 1; }
+fi
