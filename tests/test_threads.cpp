@@ -62,7 +62,7 @@ TEST(Team, BarrierSeparates) {
     for (int run = 0; run < 20; ++run) {
       std::fill(value.begin(), value.end(), 0);
       pool.run([&](Worker w) {
-        for (int round = 1; round <= 50; ++round) {
+        for (int round = 1; round <= 20; ++round) {
           value[size_t(w.index)] = round;
           w.barrier();
           for (int v : value) wrong += v != round;

@@ -322,6 +322,8 @@ TEST(Tokenizer, SpacePrefix) {
   // Before the text, and again behind every special token, as llama.cpp does.
   EXPECT_EQ(t.encode("a"), (Ids{256, ' ', 'a'}));
   EXPECT_EQ(t.encode(" a", false), (Ids{' ', ' ', 'a'}));
+  EXPECT_EQ(t.encode("a", false, true, true), (Ids{'a'}));
+  EXPECT_EQ(t.encode("a</s>b", false, true, true), (Ids{'a', 257, ' ', 'b'}));
   EXPECT_EQ(t.encode("a</s><s>b", false), (Ids{' ', 'a', 257, 256, ' ', 'b'}));
   for (const char* text : {"a", " a", "  a", "a </s><s>b", "</s> ", "", " ", "user s"})
     EXPECT_EQ(t.decode(t.encode(text), false), std::string("<s>") + text);
@@ -428,6 +430,8 @@ TEST(Tokenizer, Normalises) {
   clean.clean_spaces = clean.add_space_prefix = true;
   EXPECT_EQ(Tokenizer(clean).encode("  a   b "), (Ids{' ', 'a', ' ', 'b'}));
   EXPECT_EQ(Tokenizer(clean).encode("   "), Ids{});
+  clean.normalize = "nfkc";  // first: it makes spaces
+  EXPECT_EQ(Tokenizer(clean).encode("\u3000 a\u3000"), (Ids{' ', 'a'}));
 }
 
 TEST(TextStream, NeverEmitsHalfACodePoint) {

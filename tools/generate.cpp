@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 
 #include "base/file.h"
 #include "text/stream.h"
@@ -49,8 +51,8 @@ void catch_interrupts() {
 }
 
 void show(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  check(written, "cannot write to standard output: ", std::strerror(errno));   // now, and not when all is done
 }
 
 // One run of the program: a model, a text that grows, and what the flags ask for around it.
@@ -192,7 +194,7 @@ bool Session::turn(const std::string& line) {
       if (turn.anew) generator_.clear();
       last_ = answer(turn.tokens);
     } else {
-      std::vector<Token> ids = generator_.text().empty() ? model_.encode(line) : model_.tokenizer->encode(line, false);
+      std::vector<Token> ids = generator_.text().empty() ? model_.encode(line) : model_.tokenizer->encode(line, false, true, true);
       last_ = answer(ids);
     }
   } catch (const Error& error) {

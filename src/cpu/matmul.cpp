@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t fewest_packed_tokens = 12;       // from here on a panel pays
 constexpr int64_t panel_budget = 320 << 10;        // of a second-level cache of 1 MiB, which tokens pass through too
+constexpr int64_t most_plain_tokens = 2;           // more are packed, for their places in the cache
 constexpr int64_t tokens_at_once = 48;             // sums of so many tokens wait in the first-level cache for the rest
 
 const MatmulFormat& inner(DType type) {
@@ -34,18 +35,20 @@ struct Cut {
   const MatmulFormat& format;
   int64_t tokens, features, k;
   bool packs;            // rows go into panels
-  int64_t rows;          // of a chunk
+  int64_t rows;          // of a part: what one call of the inner loops sees
+  int64_t parts;         // in a row for one worker, between two looks at the counter
   int64_t token_bytes;   // of a packed token; 0: plain
   int64_t row_bytes;     // of a row in a panel; 0: as it is
 
   Cut(const Matmul& op, int workers) : format(inner(op.w.type)), tokens(op.x.dim(0)), features(op.w.dim(0)), k(op.w.cols()) {
     packs = tokens >= fewest_packed_tokens;
-    token_bytes = format.token_bytes(k);
+    token_bytes = format.plain_tokens && tokens <= most_plain_tokens ? 0 : format.token_bytes(k);
     row_bytes = packs ? format.panel_bytes(k) : 0;
     const int64_t bytes = std::max<int64_t>(1, row_bytes > 0 ? row_bytes : bytes_of(op.w.type, k));
-    // For few tokens a chunk is worth the counter's while; for many it fits the cache. Either way every worker gets some.
-    const int64_t most = packs ? panel_budget / bytes : (64 << 10) / bytes, share = features / (4 * workers);
+    // Many tokens: the part fits the cache. Few: rows stream past, and what is fetched ahead should be the same worker's.
+    const int64_t most = packs ? panel_budget / bytes : MatmulFormat::most_rows, share = features / (4 * workers);
     rows = std::clamp<int64_t>(std::min(most, share) / 4 * 4, packs ? 8 : 4, MatmulFormat::most_rows);
+    parts = packs ? 1 : std::max<int64_t>(1, features / (8 * workers * rows));
   }
   int64_t tokens_bytes() const { return aligned(token_bytes * tokens); }
   int64_t panel_bytes() const { return aligned(row_bytes * rows); }
@@ -122,10 +125,11 @@ void run(const Matmul& op, Worker w) {
   uint8_t* panel = scratch + cut.tokens_bytes() + w.index * cut.panel_bytes() * (op.gate.present() ? 2 : 1);
   Chunks chunks(op, cut, cut.token_bytes > 0 ? scratch : op.x.row<const uint8_t>(0),
                 cut.token_bytes > 0 ? cut.token_bytes : op.x.stride[0] * int64_t(sizeof(float)), panel);
-  for (int64_t i = 0; w.team || i * cut.rows < cut.features; ++i) {
-    const int64_t first = (w.team ? w.next() : i) * cut.rows;
+  const int64_t stretch = cut.parts * cut.rows;
+  for (int64_t i = 0;; ++i) {
+    const int64_t first = (w.team ? w.next() : i) * stretch;
     if (first >= cut.features) break;
-    chunks.run(first);
+    for (int64_t row = first; row < std::min(first + stretch, cut.features); row += cut.rows) chunks.run(row);
   }
 }
 

@@ -235,6 +235,12 @@ Weights::Weights(std::string name, std::span<const std::byte> file) : path_(std:
   read();
 }
 
+Weights::Weights(std::string name, Metadata metadata, std::vector<WeightEntry> tensors, std::shared_ptr<const std::byte> memory)
+    : path_(std::move(name)), file_(std::move(memory)), metadata_(std::move(metadata)), tensors_(std::move(tensors)) {
+  for (size_t i = 0; i < tensors_.size(); ++i)
+    check(by_name_.emplace(tensors_[i].name, i).second, "weights: ", path_, ": there are two tensors '", tensors_[i].name, "'");
+}
+
 template <class... Parts> void Weights::bad(const Parts&... parts) const { fail("weights: ", path_, ": ", parts...); }
 
 std::string_view Weights::read_head() {

@@ -91,14 +91,15 @@ struct Tokenizer::Parts {
   TokenType type(Token id) const { return TokenType(v.types[size_t(id)]); }
   bool spaced() const { return v.add_space_prefix && v.kind != "bpe"; }
 
-  // Appends the ids of text between special tokens.
-  void plain(std::string_view text, std::vector<Token>& out) const {
+  // Appends the ids of text between special tokens; `fresh`: nothing but such a token, or nothing at all, stands before it.
+  void plain(std::string_view text, bool fresh, std::vector<Token>& out) const {
+    if (text.empty()) return;
     std::string changed;
     const auto change = [&](std::string next) { text = changed = std::move(next); };
+    if (v.normalize != "none") change(normalize(text, v.normalize == "nfkc"));
     if (v.clean_spaces && v.kind != "bpe") change(clean(text));
     if (text.empty()) return;
-    if (v.normalize != "none") change(normalize(text, v.normalize == "nfkc"));
-    if (v.add_space_prefix && (v.kind != "bpe" || text[0] != ' ')) change(" " + std::string(text));
+    if (v.add_space_prefix && fresh && (v.kind != "bpe" || text[0] != ' ')) change(" " + std::string(text));
     check(text.size() < 1u << 31, "tokenizer: a text of ", text.size(), " bytes, expected less than 2 GiB");
     encoder->encode(text, out);
   }
@@ -113,7 +114,7 @@ struct Tokenizer::Parts {
 
 Tokenizer::Tokenizer(Vocabulary vocabulary) : parts_(std::make_shared<const Parts>(std::move(vocabulary))) {}
 
-std::vector<Token> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
+std::vector<Token> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special, bool continues) const {
   const Parts& p = *parts_;
   std::vector<Token> out;
   if (add_special && p.v.add_bos) out.push_back(bos());
@@ -131,13 +132,13 @@ std::vector<Token> Tokenizer::encode(std::string_view text, bool add_special, bo
     }
     std::string_view before = text.substr(done, at - done);
     if (p.sides[size_t(found)] & 1) before = before.substr(0, before.find_last_not_of(white_space) + 1);
-    p.plain(before, out);
+    p.plain(before, done || !continues, out);
     out.push_back(found);
     at += size;
     if (p.sides[size_t(found)] & 2) at = std::min(text.size(), text.find_first_not_of(white_space, at));
     done = at;
   }
-  p.plain(text.substr(done), out);
+  p.plain(text.substr(done), done || !continues, out);
   if (add_special && p.v.add_eos) out.push_back(p.eos[0]);
   return out;
 }

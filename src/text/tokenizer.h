@@ -43,7 +43,7 @@ struct Vocabulary {
   bool add_bos = false, add_eos = false;
   bool add_space_prefix = false;  // "bpe": only where the text does not begin with one. Others: always, and again after a special token
   bool ignore_merges = false;     // "bpe": a whole piece that is a token is not merged but taken
-  bool clean_spaces = false;      // "spm", "unigram": runs of spaces become one and none stays at either end, before all else
+  bool clean_spaces = false;      // "spm", "unigram": runs of spaces become one and none stays at either end, after normalisation
   std::vector<int64_t> strip_left, strip_right;  // control and user tokens that swallow the white space beside them
 
   Token size() const { return Token(ends.size()); }
@@ -64,8 +64,9 @@ class Tokenizer {
   //   add_special    puts bos before and eos behind, where the model asks for it
   //   parse_special  reads the text of a control token as that token; false for text that is not to be trusted with it.
   //                  Tokens added by the user are always cut out. Where several fit, the leftmost, then the longest is taken.
+  //   continues      the text goes on from one before it, so add_space_prefix puts none at its beginning
   // Throws Error where some byte has no token and there is no unk, or if a split pattern runs away.
-  std::vector<Token> encode(std::string_view text, bool add_special = true, bool parse_special = true) const;
+  std::vector<Token> encode(std::string_view text, bool add_special = true, bool parse_special = true, bool continues = false) const;
 
   // The text of a whole sequence: the inverse of encode(), which is why a space that add_space_prefix put at the beginning or
   // behind a special token goes away again. `skip_special` leaves control tokens out and shows U+FFFD for unk.

@@ -12,7 +12,7 @@ static void use(const Tokenizer& t, std::string_view text) {
   for (const bool special : {true, false}) {
     std::vector<Token> ids;
     try {
-      ids = t.encode(text, special, special);
+      ids = t.encode(text, special, special, !special);
     } catch (const Error&) {  // no token for a byte, or a pattern that runs away
       continue;
     }

@@ -132,7 +132,8 @@ CASES(Attend) {
   auto put = [this](const Attend& op) { add(op, allowed(*this, op)); };
   for (DType type : {F32, F16, BF16}) {
     for (int length : {1, 2, 63, 64, 65, 200}) put(attention(*this, {.lengths = {length}, .type = type}));            // decoding
-    for (int fresh : {7, 65, 130}) put(attention(*this, {.lengths = {130}, .fresh = fresh, .type = type}));           // a chunk
+    put(attention(*this, {.lengths = {1000}, .size = 16, .width = 16, .type = type}));                                // far on
+    for (int fresh : {7, 65, 130}) put(attention(*this, {.lengths = {130}, .fresh = fresh, .heads = 2, .groups = 1, .size = 32, .type = type}));
     put(attention(*this, {.lengths = {5, 64, 1, 129}, .fresh = 3, .padding = 2, .type = type}));                      // a batch
     put(attention(*this, {.lengths = {40, 90}, .fresh = 8, .padding = 3, .type = type, .shuffle = true}));
     put(attention(*this, {.lengths = {70}, .fresh = 5, .heads = 4, .groups = 4, .size = 32, .width = 32, .type = type}));   // MHA
@@ -183,7 +184,7 @@ CASES(Merge) {
 // Attention over the pages left of `cut` and over the others, merged, is attention over all.
 static void expect_parts_make_the_whole(Device& device, DType type, int cut) {
   Inputs in;
-  const Attend whole = attention(in, {.lengths = {190, 70}, .fresh = 30, .type = type});
+  const Attend whole = attention(in, {.lengths = {190, 70}, .fresh = 9, .type = type});
   Attend left = whole, right = whole;
   left.page = in.store().copy(whole.page), right.page = in.store().copy(whole.page);
   for (int64_t b = 0; b < 2; ++b)
@@ -204,7 +205,7 @@ TEST(AttendMerge, PartsMakeTheWhole) {
   const auto kernels = cpu(2), plain = reference(2);
   for (DType type : {F32, F16, BF16})
     for (int cut : {0, 1, 2, 3}) {
-      expect_parts_make_the_whole(*plain, type, cut);
+      if (type == F32) expect_parts_make_the_whole(*plain, type, cut);
       for (const Simd* set : simd_sets()) {
         force_simd(set->name);
         expect_parts_make_the_whole(*kernels, type, cut);

@@ -26,7 +26,7 @@ Conversation::Turn Conversation::ask(const std::string& message, std::span<const
   const std::string all = render_chat(style_, messages_);
   before_ = seen_;
   Turn turn{{}, text.empty() || seen_.empty() || !all.starts_with(seen_)};
-  turn.tokens = turn.anew ? tokenizer_.encode(all) : tokenizer_.encode(std::string_view(all).substr(seen_.size()), false);
+  turn.tokens = turn.anew ? tokenizer_.encode(all) : tokenizer_.encode(std::string_view(all).substr(seen_.size()), false, true, true);
   // The answer's end token, which the model drew itself, is the first thing of the rest.
   if (!turn.anew && !turn.tokens.empty() && !text.empty() && turn.tokens.front() == text.back()) turn.tokens.erase(turn.tokens.begin());
   seen_ = all;

@@ -39,7 +39,8 @@ std::string statistics_line(const OpenModel& model, const Generated& run, uint64
   if (run.steps > 0) {
     const double used = rate(bytes_read(model, run), run.decode_seconds), most = measured_bandwidth(model);
     char text[96];
-    std::snprintf(text, sizeof text, " · %.1f GB/s, %.0f%% of %.1f", used / 1e9, most > 0 ? 100 * used / most : 0, most / 1e9);
+    const double share = most > 0 ? 100 * used / most : 0;
+    std::snprintf(text, sizeof text, " · %.1f GB/s, %.*f%% of %.1f", used / 1e9, share < 9.5 ? 1 : 0, share, most / 1e9);
     out += join(" · decode ", with_commas(run.steps), run.steps == 1 ? " token, " : " tokens, ", per_second(decode_rate(run)), text);
   }
   return out + " · peak " + human_bytes(double(peak)) + " · seed " + std::to_string(seed) + " · logits " + hex64(run.logits_hash);

@@ -10,7 +10,7 @@ namespace folio {
 struct MatmulPart {
   const uint8_t* w;       // rows of weights
   int64_t w_stride;       // bytes from row to row
-  const uint8_t* x;       // tokens: packed by pack_token, or plain f32 where token_bytes is 0
+  const uint8_t* x;       // tokens, packed or (plain_tokens) f32
   int64_t x_stride;       // bytes
   int64_t k;              // K
   int rows, tokens;       // rows <= most_rows
@@ -21,7 +21,8 @@ struct MatmulPart {
 // How one format of weights is multiplied.
 struct MatmulFormat {
   static constexpr int most_rows = 64;
-  int64_t (*token_bytes)(int64_t k);                       // bytes of a packed token; 0: tokens are used as they are
+  bool plain_tokens;                                       // tokens need not be packed, only profit from it when there are many
+  int64_t (*token_bytes)(int64_t k);                       // bytes of a packed token
   void (*pack_token)(const float* x, int64_t k, uint8_t* to);
   int64_t (*panel_bytes)(int64_t k);                       // bytes of a row in a panel; 0: `many` uses rows as they are
   void (*pack_row)(const uint8_t* w, int64_t k, uint8_t* to);

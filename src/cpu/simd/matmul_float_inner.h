@@ -43,7 +43,10 @@ constexpr int tile_rows = 2, tile_tokens = 6, narrow_rows = 1;
 constexpr int tile_rows = 4, tile_tokens = 6, narrow_rows = 3;
 #endif
 constexpr int few_tokens = 8;                    // with narrow_rows
-constexpr int64_t near_bytes = 24 << 10;         // of the first-level cache, for the tokens of a tile
+// Bytes of a token that a tile takes at a time: tokens, and the rows that pass by, share a first-level cache of 32 KiB or more,
+// whose places repeat every 4 KiB. Rows of spread_bytes lie half of that apart.
+constexpr int64_t cut_bytes(int tokens) { return tokens <= 2 ? 8192 : tokens <= 4 ? 4096 : 2048; }
+int64_t spread_bytes(int64_t bytes) { return bytes <= 2048 ? (bytes + 63) / 64 * 64 : (bytes + 2047) / 4096 * 4096 + 2048; }
 
 struct FloatTile {
   const uint8_t* w;
@@ -51,7 +54,7 @@ struct FloatTile {
   const uint8_t* x;
   int64_t x_stride;
   int64_t from, to;        // of K
-  int64_t ahead;           // bytes from here to the weights that the next tile wants; 0: they are near already
+  int64_t ahead;           // bytes from here to the weights that the next tile wants
   Vec* sums;               // [R][few_tokens], read unless from == 0
 };
 
@@ -82,10 +85,8 @@ __attribute__((noinline)) void float_tile(const FloatTile& a) {
   const int64_t ahead = a.ahead;
   int64_t k = a.from;
   for (; k + P::step <= a.to; k += P::step) {
-    if (ahead) {
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) prefetch(a.w + r * a.w_stride + k * int64_t(sizeof(Weight)) + ahead);
-    }
+    for (int r = 0; r < R; ++r) prefetch(a.w + r * a.w_stride + k * int64_t(sizeof(Weight)) + ahead);
     float_step<P, R, T>(sums, [&](int r) { return P::weight(weights(r) + k); }, [&](int t) { return P::token(tokens(t) + k); });
   }
   const int rest = int(a.to - k);
@@ -99,11 +100,11 @@ __attribute__((noinline)) void float_tile(const FloatTile& a) {
 
 // All rows of a part with T tokens. K is cut so that the tokens stay in the first-level cache while rows pass by.
 template <class P, int R, int T>
-void float_rows(const MatmulPart& p, const uint8_t* x, float* out, bool from_afar) {
+void float_rows(const MatmulPart& p, const uint8_t* x, float* out) {
   Vec sums[MatmulFormat::most_rows * few_tokens];
-  const int64_t near = near_bytes / int64_t(sizeof(typename P::Token)) / T / 128 * 128, cut = near < 128 ? 128 : near;
+  constexpr int64_t cut = cut_bytes(T) / int64_t(sizeof(typename P::Token));
   for (int64_t k = 0; k < p.k; k += cut) {
-    FloatTile tile = {p.w, p.w_stride, x, p.x_stride, k, k + cut < p.k ? k + cut : p.k, from_afar ? R * p.w_stride : 0, sums};
+    FloatTile tile = {p.w, p.w_stride, x, p.x_stride, k, k + cut < p.k ? k + cut : p.k, R * p.w_stride, sums};
     int r = 0;
     for (; r + R <= p.rows; r += R) {
       tile.w = p.w + r * p.w_stride;
@@ -116,8 +117,15 @@ void float_rows(const MatmulPart& p, const uint8_t* x, float* out, bool from_afa
       float_tile<P, 1, T>(tile);
     }
   }
-  for (int r = 0; r < p.rows; ++r)
-    for (int t = 0; t < T; ++t) out[t * p.out_stride + r] = p.k > 0 ? sum(sums[r * few_tokens + t]) : 0;
+  if (p.k == 0)
+    for (Vec& s : sums) s = zero();
+  for (int t = 0; t < T; ++t) {
+    float* o = out + t * p.out_stride;
+    const Vec* s = sums + t;
+    int r = 0;
+    for (; r + 4 <= p.rows; r += 4, s += 4 * few_tokens) store_four_sums(o + r, s[0], s[few_tokens], s[2 * few_tokens], s[3 * few_tokens]);
+    for (; r < p.rows; ++r, s += few_tokens) o[r] = sum(*s);
+  }
 }
 
 template <class P>
@@ -125,18 +133,18 @@ void float_part(const MatmulPart& p, bool from_afar) {
   // 7 and 8 tokens in one go while rows come from memory: reading a row twice would cost more than narrower tiles.
   const int most = from_afar ? few_tokens : tile_tokens;
   for (int t = 0, n; t < p.tokens; t += n) {
-    n = p.tokens - t < most ? p.tokens - t : (from_afar ? most : tile_tokens);
+    n = p.tokens - t < most ? p.tokens - t : most;
     const uint8_t* x = p.x + t * p.x_stride;
     float* out = p.out + t * p.out_stride;
     switch (n) {
-      case 1: float_rows<P, tile_rows, 1>(p, x, out, from_afar); break;
-      case 2: float_rows<P, tile_rows, 2>(p, x, out, from_afar); break;
-      case 3: float_rows<P, tile_rows, 3>(p, x, out, from_afar); break;
-      case 4: float_rows<P, tile_rows, 4>(p, x, out, from_afar); break;
-      case 5: float_rows<P, tile_rows, 5>(p, x, out, from_afar); break;
-      case 6: float_rows<P, tile_rows, 6>(p, x, out, from_afar); break;
-      case 7: float_rows<P, narrow_rows, 7>(p, x, out, from_afar); break;
-      case 8: float_rows<P, narrow_rows, 8>(p, x, out, from_afar); break;
+      case 1: float_rows<P, tile_rows, 1>(p, x, out); break;
+      case 2: float_rows<P, tile_rows, 2>(p, x, out); break;
+      case 3: float_rows<P, tile_rows, 3>(p, x, out); break;
+      case 4: float_rows<P, tile_rows, 4>(p, x, out); break;
+      case 5: float_rows<P, tile_rows, 5>(p, x, out); break;
+      case 6: float_rows<P, tile_rows, 6>(p, x, out); break;
+      case 7: float_rows<P, narrow_rows, 7>(p, x, out); break;
+      case 8: float_rows<P, narrow_rows, 8>(p, x, out); break;
     }
   }
 }
@@ -145,30 +153,33 @@ template <class P> void float_few(const MatmulPart& p) { float_part<P>(p, true);
 template <class P> void float_many(const MatmulPart& p) { float_part<P>(p, false); }
 
 int64_t as_it_is(int64_t) { return 0; }
-int64_t widened_bytes(int64_t k) { return (k * 4 + 63) / 64 * 64; }
+int64_t spread_floats(int64_t k) { return spread_bytes(k * 4); }
 
 template <class Row>
-void widen_row(const uint8_t* w, int64_t k, uint8_t* to) {
-  const auto* from = reinterpret_cast<const typename Row::Number*>(w);
+void widen_row(const typename Row::Number* from, int64_t k, uint8_t* to) {
   float* out = reinterpret_cast<float*>(to);
   int64_t i = 0;
   for (; i + Vec::lanes <= k; i += Vec::lanes) store(out + i, Row::load(from + i));
   if (i < k) store_n(out + i, Row::load_n(from + i, int(k - i)), int(k - i));
 }
+template <class Row>
+void widen_weights(const uint8_t* w, int64_t k, uint8_t* to) { widen_row<Row>(reinterpret_cast<const typename Row::Number*>(w), k, to); }
 
-constexpr MatmulFormat matmul_f32 = {as_it_is, nullptr, as_it_is, nullptr, float_few<Widened<F32Row>>, float_many<Widened<F32Row>>};
-constexpr MatmulFormat matmul_f16 = {as_it_is, nullptr, widened_bytes, widen_row<F16Row>, float_few<Widened<F16Row>>, float_many<Widened<F32Row>>};
+constexpr MatmulFormat matmul_f32 = {true, spread_floats, widen_row<F32Row>, as_it_is, nullptr, float_few<Widened<F32Row>>, float_many<Widened<F32Row>>};
+constexpr MatmulFormat matmul_f16 = {true, spread_floats, widen_row<F32Row>, spread_floats, widen_weights<F16Row>, float_few<Widened<F16Row>>,
+                                     float_many<Widened<F32Row>>};
 #ifdef FOLIO_BF16_DOT
-int64_t narrowed_bytes(int64_t k) { return (k * 2 + 63) / 64 * 64; }
+int64_t spread_pairs(int64_t k) { return spread_bytes(k * 2); }
 void narrow_token(const float* x, int64_t k, uint8_t* to) {
   uint16_t* out = reinterpret_cast<uint16_t*>(to);
   int64_t i = 0;
   for (; i + Vec::lanes <= k; i += Vec::lanes) store_bf16(out + i, load(x + i));
   if (i < k) store_bf16_n(out + i, load_n(x + i, int(k - i)), int(k - i));
 }
-constexpr MatmulFormat matmul_bf16 = {narrowed_bytes, narrow_token, as_it_is, nullptr, float_few<Paired>, float_many<Paired>};
+constexpr MatmulFormat matmul_bf16 = {false, spread_pairs, narrow_token, as_it_is, nullptr, float_few<Paired>, float_many<Paired>};
 #else
-constexpr MatmulFormat matmul_bf16 = {as_it_is, nullptr, widened_bytes, widen_row<Bf16Row>, float_few<Widened<Bf16Row>>, float_many<Widened<F32Row>>};
+constexpr MatmulFormat matmul_bf16 = {true, spread_floats, widen_row<F32Row>, spread_floats, widen_weights<Bf16Row>, float_few<Widened<Bf16Row>>,
+                                      float_many<Widened<F32Row>>};
 #endif
 
 }  // namespace

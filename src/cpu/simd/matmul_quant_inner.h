@@ -17,6 +17,7 @@ constexpr int group_blocks = Vec::lanes;
 constexpr int column_bytes = 4 * Vec::lanes;
 constexpr int group_bytes = 10 * column_bytes;
 constexpr int quant_tokens = 8;                  // of `few` at once
+constexpr int64_t quant_near_bytes = 20 << 10;   // of the first-level cache, for what is used again and again
 
 constexpr int64_t groups_of(int64_t k) { return (k / 32 + group_blocks - 1) / group_blocks; }
 int64_t quant_bytes(int64_t k) { return groups_of(k) * group_bytes; }
@@ -139,17 +140,24 @@ FOLIO_INLINE void quant_row(const uint8_t* w, const uint8_t* x, int64_t x_stride
   for (int t = 0; t < T; ++t) all[t] = sums[t];
 }
 
+// Eight rows at a time, so that their sums and, of the tokens, what `cut` lets through stay in the first-level cache.
 template <class Q, int T>
 __attribute__((noinline)) void quant_rows(const MatmulPart& p, const uint8_t* x, float* out) {
-  Vec sums[MatmulFormat::most_rows * quant_tokens];
-  const int64_t blocks = p.k / 32;
-  const int64_t near = near_bytes / group_bytes / T, cut = (near < 1 ? 1 : near) * group_blocks;
+  constexpr int rows = 8;
+  constexpr int64_t near = quant_near_bytes / group_bytes / T, cut = (near < 1 ? 1 : near) * group_blocks;
   constexpr int64_t ahead = 2048;
-  for (int64_t b = 0; b < blocks; b += cut)
-    for (int r = 0; r < p.rows; ++r)
-      quant_row<Q, T>(p.w + r * p.w_stride, x, p.x_stride, b, b + cut < blocks ? b + cut : blocks, ahead, sums + r * quant_tokens);
-  for (int r = 0; r < p.rows; ++r)
-    for (int t = 0; t < T; ++t) out[t * p.out_stride + r] = blocks > 0 ? sum(sums[r * quant_tokens + t]) : 0;
+  const int64_t blocks = p.k / 32;
+  Vec sums[rows * T];
+  for (Vec& s : sums) s = zero();
+  for (int first = 0; first < p.rows; first += rows) {
+    const int n = p.rows - first < rows ? p.rows - first : rows;
+    const uint8_t* w = p.w + first * p.w_stride;
+    for (int64_t b = 0; b < blocks; b += cut)
+      for (int r = 0; r < n; ++r)
+        quant_row<Q, T>(w + r * p.w_stride, x, p.x_stride, b, b + cut < blocks ? b + cut : blocks, ahead, sums + r * T);
+    for (int t = 0; t < T; ++t)
+      for (int r = 0; r < n; ++r) out[t * p.out_stride + first + r] = sum(sums[r * T + t]);
+  }
 }
 
 template <class Q>
@@ -179,14 +187,15 @@ constexpr int quant_tile_rows = 2, quant_tile_tokens = 2;
 constexpr int quant_tile_rows = 4, quant_tile_tokens = 3;   // 12 sums of integers, 12 of floats, 8 registers for the rest
 #endif
 
+// `all` holds sums from one cut of K to the next; out is written after the last.
 template <class Q, int R, int T>
-__attribute__((noinline)) void quant_tile(const uint8_t* w, int64_t w_stride, const uint8_t* x, int64_t x_stride, int64_t groups, float* out,
-                                          int64_t out_stride) {
+__attribute__((noinline)) void quant_tile(const uint8_t* w, int64_t w_stride, const uint8_t* x, int64_t x_stride, int64_t groups, bool goes_on,
+                                          Vec* all, float* out, int64_t out_stride) {
   Vec sums[R][T];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) sums[r][t] = zero();
+    for (int t = 0; t < T; ++t) sums[r][t] = goes_on ? all[r * T + t] : zero();
   for (int64_t g = 0; g < groups; ++g, w += group_bytes, x += group_bytes) {
     Ints dots[R][T];
 #pragma GCC unroll 8
@@ -214,23 +223,45 @@ __attribute__((noinline)) void quant_tile(const uint8_t* w, int64_t w_stride, co
       for (int t = 0; t < T; ++t) sums[r][t] = fma(scaled(dots[r][t], d, minus), column_floats(x + t * x_stride, 9), sums[r][t]);
     }
   }
+  if (!out) {
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) out[t * out_stride + r] = sum(sums[r][t]);
+      for (int t = 0; t < T; ++t) all[r * T + t] = sums[r][t];
+    return;
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) {
+    float* o = out + t * out_stride;
+    if constexpr (R == 4) {
+      store_four_sums(o, sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
+    } else {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) o[r] = sum(sums[r][t]);
+    }
+  }
 }
 
-// The rows of a tile stay in the first-level cache while all tokens pass by.
+// The rows of a tile stay in the first-level cache while all tokens pass by; where K is too long for that, some of it at a time.
 template <class Q, int R>
 void quant_tokens_of(const MatmulPart& p, int r) {
+  constexpr int n = quant_tile_tokens, most = 64;
+  constexpr int64_t cut = quant_near_bytes / 2 / (R * group_bytes) > 0 ? quant_near_bytes / 2 / (R * group_bytes) : 1;
   const int64_t groups = groups_of(p.k);
-  const uint8_t* w = p.w + r * p.w_stride;
-  constexpr int n = quant_tile_tokens;
-  int t = 0;
-  for (; t + n <= p.tokens; t += n)
-    quant_tile<Q, R, n>(w, p.w_stride, p.x + t * p.x_stride, p.x_stride, groups, p.out + t * p.out_stride + r, p.out_stride);
-  for (; t < p.tokens; ++t)
-    quant_tile<Q, R, 1>(w, p.w_stride, p.x + t * p.x_stride, p.x_stride, groups, p.out + t * p.out_stride + r, p.out_stride);
+  Vec all[R * most];
+  for (int first = 0; first < p.tokens; first += most) {
+    const int last = p.tokens - first < most ? p.tokens : first + most;
+    for (int64_t g = 0; g < groups; g += cut) {
+      const int64_t some = groups - g < cut ? groups - g : cut;
+      const uint8_t *w = p.w + r * p.w_stride + g * group_bytes, *x = p.x + g * group_bytes;
+      float* out = g + some == groups ? p.out + r : nullptr;
+      int t = first;
+      for (; t + n <= last; t += n)
+        quant_tile<Q, R, n>(w, p.w_stride, x + t * p.x_stride, p.x_stride, some, g > 0, all + (t - first) * R, out ? out + t * p.out_stride : out, p.out_stride);
+      for (; t < last; ++t)
+        quant_tile<Q, R, 1>(w, p.w_stride, x + t * p.x_stride, p.x_stride, some, g > 0, all + (t - first) * R, out ? out + t * p.out_stride : out, p.out_stride);
+    }
+  }
 }
 
 template <class Q>
@@ -240,8 +271,8 @@ void quant_many(const MatmulPart& p) {
   for (; r < p.rows; ++r) quant_tokens_of<Q, 1>(p, r);
 }
 
-constexpr MatmulFormat matmul_q8_0 = {quant_bytes, quantise_token<Q8::offset>, quant_bytes, pack_quant_row<Q8>, quant_few<Q8>, quant_many<Q8>};
-constexpr MatmulFormat matmul_q4_0 = {quant_bytes, quantise_token<Q4::offset>, quant_bytes, pack_quant_row<Q4>, quant_few<Q4>, quant_many<Q4>};
+constexpr MatmulFormat matmul_q8_0 = {false, quant_bytes, quantise_token<Q8::offset>, quant_bytes, pack_quant_row<Q8>, quant_few<Q8>, quant_many<Q8>};
+constexpr MatmulFormat matmul_q4_0 = {false, quant_bytes, quantise_token<Q4::offset>, quant_bytes, pack_quant_row<Q4>, quant_few<Q4>, quant_many<Q4>};
 
 }  // namespace
 }  // namespace folio

@@ -9,6 +9,7 @@
 //   min, max, abs, round             max(a, b) and min(a, b) give b if one of them is NaN
 //   less(a, b), first(n), select     masks
 //   sum, highest                     over the lanes, always in the same order
+//   store_four_sums(p, a, b, c, d)   p[0..3] = sum(a), sum(b), sum(c), sum(d), to the last bit
 //   exp, sigmoid, tanh, normal_cdf   below
 //
 // Everything is in an anonymous namespace and no library header is used: see kernels.cpp.

@@ -81,6 +81,12 @@ FOLIO_INLINE float sum(Vec a) {
   const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
   return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
 }
+FOLIO_INLINE void store_four_sums(float* p, Vec a, Vec b, Vec c, Vec d) {
+  p[0] = sum(a);
+  p[1] = sum(b);
+  p[2] = sum(c);
+  p[3] = sum(d);
+}
 FOLIO_INLINE float highest(Vec a) {
   const __m128 c = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   const __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));

@@ -88,6 +88,12 @@ FOLIO_INLINE void store_bf16(uint16_t* p, Vec a) { vst1_u16(p, bf16_of(a)); }
 FOLIO_INLINE void store_bf16_n(uint16_t* p, Vec a, int n) { put_n(p, bf16_of(a), n); }
 
 FOLIO_INLINE float sum(Vec a) { return vaddvq_f32(a.v); }
+FOLIO_INLINE void store_four_sums(float* p, Vec a, Vec b, Vec c, Vec d) {
+  p[0] = sum(a);
+  p[1] = sum(b);
+  p[2] = sum(c);
+  p[3] = sum(d);
+}
 FOLIO_INLINE float highest(Vec a) { return vmaxvq_f32(a.v); }
 
 // Integers: see the end of vec.h.

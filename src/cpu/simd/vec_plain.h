@@ -114,6 +114,12 @@ FOLIO_INLINE void store_bf16_n(uint16_t* p, Vec a, int n) {
 FOLIO_INLINE void store_bf16(uint16_t* p, Vec a) { store_bf16_n(p, a, 4); }
 
 FOLIO_INLINE float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+FOLIO_INLINE void store_four_sums(float* p, Vec a, Vec b, Vec c, Vec d) {
+  p[0] = sum(a);
+  p[1] = sum(b);
+  p[2] = sum(c);
+  p[3] = sum(d);
+}
 FOLIO_INLINE float highest(Vec a) {
   const float p = a.v[0] > a.v[2] ? a.v[0] : a.v[2], q = a.v[1] > a.v[3] ? a.v[1] : a.v[3];
   return p > q ? p : q;
