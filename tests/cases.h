@@ -57,11 +57,14 @@ class Store {
   }
 
  private:
-  struct Free { void operator()(std::byte* at) const { std::free(at); } };
+  struct Free {
+    void operator()(std::byte* at) const { std::free(at); }
+  };
   std::deque<std::unique_ptr<std::byte, Free>> blocks_;
 };
 
-template <class Op> struct Case {
+template <class Op>
+struct Case {
   Op op;                        // inputs filled, outputs not yet shaped
   std::vector<Tensor> want;     // outputs and changed inputs in visit order, worked out by hand; empty: what the reference gives
   std::vector<Tensor> allowed;  // for each output, errors that a kernel may make beyond the format's tolerance; may be empty
@@ -69,7 +72,8 @@ template <class Op> struct Case {
 };
 
 // Fields of an op as text: "x=f32 [3,32] w=f32 [32] eps=1e-06".
-template <class Op> std::string fields_of(Op op) {
+template <class Op>
+std::string fields_of(Op op) {
   class Fields final : public Visitor {
    public:
     std::string text;
@@ -91,7 +95,9 @@ class Inputs {
   Tensor uniform(double low, double high, const Shape& shape, DType type = F32) {
     return make(shape, type, [&] { return low + (high - low) * random_.uniform(); });
   }
-  Tensor near(double centre, const Shape& shape, DType type = F32) { return make(shape, type, [&] { return centre + 0.1 * random_.normal(); }); }
+  Tensor near(double centre, const Shape& shape, DType type = F32) {
+    return make(shape, type, [&] { return centre + 0.1 * random_.normal(); });
+  }
   Tensor ids(int64_t from, int64_t to, const Shape& shape) {  // from <= id < to
     Tensor t = store_.zeros(I32, shape);
     for (int64_t i = 0; i < t.count(); ++i) t.at<int32_t>()[i] = int32_t(from + random_.below(to - from));
@@ -130,7 +136,8 @@ class Inputs {
   void reseed(uint64_t number) { random_ = Random(base_seed(), number); }
 
  private:
-  template <class Draw> Tensor make(const Shape& shape, DType type, Draw draw) {
+  template <class Draw>
+  Tensor make(const Shape& shape, DType type, Draw draw) {
     Tensor t = store_.zeros(type, shape);
     std::vector<float> row(static_cast<size_t>(t.cols()));
     for (int64_t i = 0; i < t.rows(); ++i) {
@@ -143,7 +150,8 @@ class Inputs {
   Random random_{base_seed()};
 };
 
-template <class Op> class CaseList : public Inputs {
+template <class Op>
+class CaseList : public Inputs {
  public:
   CaseList() { fill(); }
   const std::vector<Case<Op>>& all() const { return cases_; }
@@ -154,16 +162,21 @@ template <class Op> class CaseList : public Inputs {
  private:
   void fill();
   void put(const Op& op, std::vector<Tensor> want, std::vector<Tensor> allowed) {
-    cases_.push_back({op, std::move(want), std::move(allowed), join(Op::name, " case ", cases_.size(), ", FOLIO_SEED=", base_seed(), ": ", fields_of(op))});
+    cases_.push_back({op, std::move(want), std::move(allowed),
+                      join(Op::name, " case ", cases_.size(), ", FOLIO_SEED=", base_seed(), ": ", fields_of(op))});
     reseed(cases_.size());
   }
   std::vector<Case<Op>> cases_;
 };
 
 // Said for every op before its first use, so that a missing one is the linker's business.
-#define FOLIO_DECLARE_CASES(OP) template <> void CaseList<OP>::fill();
+#define FOLIO_DECLARE_CASES(OP) \
+  template <>                   \
+  void CaseList<OP>::fill();
 ALL_OPS(FOLIO_DECLARE_CASES)
 #undef FOLIO_DECLARE_CASES
-#define CASES(OP) template <> void CaseList<OP>::fill()
+#define CASES(OP) \
+  template <>     \
+  void CaseList<OP>::fill()
 
 }  // namespace folio

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The one comparator of the tests: NaN and infinities must sit in the same places; then each element within
 // absolute + relative·|want| + allowed (an extra error per element that the case has worked out, for kernels that round
-// activations); then the cosine distance of the whole, which sees a small error that leans one way everywhere.
+// activations); then the whole: its length along what is wanted (a wrong scale hides within every element's tolerance) and its
+// cosine distance (so do errors that are all as large as may be).
 // It answers with an empty string, or with one line that names the worst element, its coordinates and both values.
 #pragma once
 #include <algorithm>
@@ -23,11 +24,16 @@ struct Tolerance {
 // What one rounding of that format may cost; of the quantised ones, one step of the largest element.
 inline Tolerance tolerance_of(DType type, double largest) {
   switch (type) {
-    case F16: return {1e-7, 1e-3, 1e-6};
-    case BF16: return {1e-7, 8e-3, 1e-4};
-    case Q8_0: return {largest / 127 * 1.01, 0, 1e-4};
-    case Q4_0: return {largest / 8 * 1.01, 0, 1e-2};
-    default: return {};
+    case F16:
+      return {1e-7, 1e-3, 1e-6};
+    case BF16:
+      return {1e-7, 8e-3, 1e-4};
+    case Q8_0:
+      return {largest / 127 * 1.01, 0, 1e-4};
+    case Q4_0:
+      return {largest / 8 * 1.01, 0, 1e-2};
+    default:
+      return {};
   }
 }
 
@@ -65,7 +71,8 @@ inline bool same_kind(double a, double b) {  // both NaN, or the same infinity, 
 // Empty if equal in type, shape and every bit.
 inline std::string bit_difference(const Tensor& got, const Tensor& want) {
   if (got.type != want.type || !(got.shape == want.shape))
-    return std::string("is ") + format(got.type).name + " " + got.shape.text() + ", expected " + format(want.type).name + " " + want.shape.text();
+    return std::string("is ") + format(got.type).name + " " + got.shape.text() + ", expected " + format(want.type).name + " " +
+           want.shape.text();
   const auto bytes = size_t(bytes_of(want.type, want.cols()));
   for (int64_t i = 0; i < want.rows(); ++i) {
     if (std::memcmp(got.row_bytes(i), want.row_bytes(i), bytes) == 0) continue;
@@ -83,11 +90,12 @@ inline std::string bit_difference(const Tensor& got, const Tensor& want) {
 
 inline std::string difference(const Tensor& got, const Tensor& want, Tolerance t, const Tensor* allowed = nullptr) {
   if (got.type != want.type || !(got.shape == want.shape) || want.type == I32 || want.type == U8) return bit_difference(got, want);
-  const std::vector<double> a = elements(got), b = elements(want), extra = allowed ? elements(*allowed) : std::vector<double>(b.size(), 0.0);
+  const std::vector<double> a = elements(got), b = elements(want),
+                            extra = allowed ? elements(*allowed) : std::vector<double>(b.size(), 0.0);
   std::ostringstream text;
   text.precision(9);
   if (extra.size() != b.size()) return "the allowed errors are " + allowed->shape.text() + ", the result " + want.shape.text();
-  double worst = 0, ab = 0, aa = 0, bb = 0, ee = 0;
+  double worst = 0, ab = 0, aa = 0, bb = 0, ee = 0, eebb = 0, count = 0;
   size_t at = 0, wrong = 0;
   for (size_t i = 0; i < b.size(); ++i) {
     double excess;  // error as a multiple of what is allowed
@@ -96,22 +104,26 @@ inline std::string difference(const Tensor& got, const Tensor& want, Tolerance t
     else {
       const double may = t.absolute + t.relative * std::fabs(b[i]) + extra[i], error = std::fabs(a[i] - b[i]);
       excess = error == 0 ? 0 : may > 0 ? error / may : std::numeric_limits<double>::infinity();
-      ab += a[i] * b[i], aa += a[i] * a[i], bb += b[i] * b[i], ee += extra[i] * extra[i];
+      ab += a[i] * b[i], aa += a[i] * a[i], bb += b[i] * b[i], ee += extra[i] * extra[i], eebb += extra[i] * extra[i] * b[i] * b[i],
+          ++count;
     }
     if (excess > 1) ++wrong;
     if (excess > worst) worst = excess, at = i;
   }
   if (wrong > 0) {
-    text << wrong << " of " << b.size() << " elements differ; worst at " << coordinates(want.shape, int64_t(at)) << ": " << a[at] << ", expected " << b[at]
-         << ", off by " << std::fabs(a[at] - b[at]) << ", " << worst << " times what is allowed";
+    text << wrong << " of " << b.size() << " elements differ; worst at " << coordinates(want.shape, int64_t(at)) << ": " << a[at]
+         << ", expected " << b[at] << ", off by " << std::fabs(a[at] - b[at]) << ", " << worst << " times what is allowed";
     return text.str();
   }
-  // `allowed` is six standard deviations of an error that has no lean: over many elements the whole stays under two of them.
-  const double sure = b.size() >= 64 ? 1.0 / 3 : 1.0;
-  const double may = t.cosine + (bb > 0 ? 0.5 * sure * sure * ee / bb : 0);
-  const double distance = aa > 0 && bb > 0 ? 1 - ab / std::sqrt(aa * bb) : 0;
-  const double floor = t.absolute * t.absolute * double(b.size());  // all-but-zero results have no direction
-  if (distance > may && bb > floor) text << "cosine distance " << distance << ", allowed " << may;
+  if (bb <= t.absolute * t.absolute * count) return "";  // all-but-zero results have no direction
+  // `allowed` is six standard deviations of an error without a lean. Σ error·want then has sqrt(Σ allowed²·want²)/6; twice six of
+  // these, since the results of one token share the rounding of its x.
+  const double lean = std::fabs(ab / bb - 1), may_lean = t.relative + t.absolute * std::sqrt(count / bb) + 2 * std::sqrt(eebb) / bb;
+  if (lean > may_lean) text << "longer or shorter by " << ab / bb - 1 << " as a whole, allowed " << may_lean;
+  // Over many elements an error of six deviations in one is under two in the mean.
+  const double sure = b.size() >= 64 ? 1.0 / 3 : 1.0, may = t.cosine + 0.5 * sure * sure * ee / bb;
+  const double distance = aa > 0 ? 1 - ab / std::sqrt(aa * bb) : 1;
+  if (distance > may) text << (lean > may_lean ? "; " : "") << "cosine distance " << distance << ", allowed " << may;
   return text.str();
 }
 

@@ -16,7 +16,11 @@ namespace folio {
 // Collects the fields of an op. Outputs are there only after shape().
 class Fields final : public Visitor {
  public:
-  struct Output { std::string name; Tensor* tensor; Tensor* over; };
+  struct Output {
+    std::string name;
+    Tensor* tensor;
+    Tensor* over;
+  };
   std::vector<std::pair<std::string, Tensor*>> inputs, changed;
   std::vector<Output> outputs;
 
@@ -26,7 +30,8 @@ class Fields final : public Visitor {
   void output(const char* name, Tensor& t, Tensor* over) override { outputs.push_back({name, &t, over}); }
 };
 
-template <class Op> Fields fields(Op& op) {
+template <class Op>
+Fields fields(Op& op) {
   Fields f;
   op.visit(f);
   return f;
@@ -38,11 +43,16 @@ inline void poison(DType type, std::byte* at, int64_t elements) {
     for (int64_t i = 0; i < n; ++i) std::memcpy(at + i * int64_t(sizeof pattern), &pattern, sizeof pattern);
   };
   switch (type) {
-    case F32: return fill(uint32_t(0x7fc00000), elements);
-    case F16: return fill(uint16_t(0x7e00), elements);
-    case BF16: return fill(uint16_t(0x7fc0), elements);
-    case I32: return fill(int32_t(0x40000000), elements);
-    case U8: return fill(uint8_t(0xa5), elements);
+    case F32:
+      return fill(uint32_t(0x7fc00000), elements);
+    case F16:
+      return fill(uint16_t(0x7e00), elements);
+    case BF16:
+      return fill(uint16_t(0x7fc0), elements);
+    case I32:
+      return fill(int32_t(0x40000000), elements);
+    case U8:
+      return fill(uint8_t(0xa5), elements);
     case Q8_0: {
       BlockQ8_0 block{0x7e00, {}};
       std::memset(block.q, 0x5a, sizeof block.q);
@@ -102,14 +112,17 @@ class Placed {
 enum class Layout { packed, strided };
 
 // An op whose inputs lie in memory of their own.
-template <class Op> class Instance {
+template <class Op>
+class Instance {
  public:
   Instance(const Op& from, Layout layout, uint64_t seed) : op(from) {
     Random random(seed, 1000);
     place(fields(op).inputs, layout, random, inputs_);
     place(fields(op).changed, layout, random, changed_);
   }
-  void reset() { for (auto& p : changed_) p->reset(); }
+  void reset() {
+    for (auto& p : changed_) p->reset();
+  }
   std::vector<Tensor> changed() const {
     std::vector<Tensor> all;
     for (const auto& p : changed_) all.push_back(p->view());
@@ -162,7 +175,8 @@ struct Results {
 };
 
 // The plain reference by itself: one worker, no graph, outputs full of poison before.
-template <class Op> void run_plain(Instance<Op>& in, Results& results) {
+template <class Op>
+void run_plain(Instance<Op>& in, Results& results) {
   Op op = in.op;
   op.shape();
   const Fields f = fields(op);
@@ -176,16 +190,18 @@ template <class Op> void run_plain(Instance<Op>& in, Results& results) {
   for (const auto& [name, t] : f.changed) results.keep(name, *t);
 }
 
-template <class Op> bool may_take_over(Op op) {
+template <class Op>
+bool may_take_over(Op op) {
   op.shape();
   for (const auto& out : fields(op).outputs)
     if (out.over && out.over->present()) return true;
   return false;
 }
 
-// Through Graph, Plan and Device, `rounds` times, which must give the same bits. With `takeover`, inputs whose bytes an output may take are made temporary values first,
-// so that the output takes them. Gives a complaint, or an empty string.
-template <class Op> std::string run_graph(Device& device, Instance<Op>& in, bool takeover, int rounds, Results& results) {
+// Through Graph, Plan and Device, `rounds` times, which must give the same bits. With `takeover`, inputs whose bytes an output may take are
+// made temporary values first, so that the output takes them. Gives a complaint, or an empty string.
+template <class Op>
+std::string run_graph(Device& device, Instance<Op>& in, bool takeover, int rounds, Results& results) {
   auto graph = std::make_unique<Graph>();
   Op op = in.op;
   int taken = 0;

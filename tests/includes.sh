@@ -20,6 +20,11 @@ allowed() {  # the rooms that files of room $1 may include
   esac
 }
 
+alone() {  # LIBRARY FILE: one line for each other file that includes it
+  grep -rlE "^[[:space:]]*#[[:space:]]*include[[:space:]]*[<\"](stb/)?$1" src cuda models tools 2>/dev/null | grep -vx "$2" |
+    sed "s|\$| includes $1: only $2 may|" || true
+}
+
 check() {  # ROOT: one line for each forbidden include
   cd "$1"
   local room dir file to target
@@ -28,7 +33,8 @@ check() {  # ROOT: one line for each forbidden include
     room=$(basename "$dir")
     [ -n "$(allowed "$room")" ] || { echo "$dir: a room that the rule does not know"; continue; }
     # Quoted includes name files from src/ or from the root; a path without a slash is a neighbour.
-    grep -rHoE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"[^"]*"' --include='*.cpp' --include='*.h' --include='*.cu' --include='*.cuh' "$dir" 2>/dev/null |
+    grep -rHoE --include='*.cpp' --include='*.h' --include='*.cu' --include='*.cuh' \
+        '^[[:space:]]*#[[:space:]]*include[[:space:]]*"[^"]*"' "$dir" 2>/dev/null |
       while IFS= read -r line; do
         file=${line%%:*}
         target=${line#*\"}
@@ -45,9 +51,8 @@ check() {  # ROOT: one line for each forbidden include
       done || true
   done
   # Libraries that one file alone may know.
-  grep -rlE '#[[:space:]]*include[[:space:]]*[<"]xxhash' src cuda models tools 2>/dev/null | grep -v '^src/base/hash\.h$' | sed 's/$/ includes xxhash: only base\/hash.h may/' || true
-  grep -rlE '#[[:space:]]*include[[:space:]]*[<"](stb/)?stb_image_write' src cuda models tools 2>/dev/null | grep -v '^src/files/image\.cpp$' |
-    sed 's/$/ includes stb_image_write: only files\/image.cpp may/' || true
+  alone xxhash src/base/hash.h
+  alone stb_image_write src/files/image.cpp
 }
 
 self_test() {

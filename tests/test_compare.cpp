@@ -79,6 +79,18 @@ TEST(Compare, CosineSeesWhatElementsHide) {
   EXPECT_EQ(difference(got, want, {}, &allowed), "");
 }
 
+// A scale that is off by 1%: no element shows it, the cosine is that of the same direction.
+TEST(Compare, LengthSeesAWrongScale) {
+  Inputs in;
+  const Tensor want = in.normal({10, 100});
+  Tensor got = in.store().copy(want), allowed = in.store().zeros(F32, want.shape);
+  for (int64_t i = 0; i < want.count(); ++i) {
+    allowed.at<float>()[i] = 0.06f;
+    got.at<float>()[i] *= 1.01f;
+  }
+  EXPECT_NE(difference(got, want, {}, &allowed).find("longer"), std::string::npos);
+}
+
 TEST(Compare, BitsAreBits) {
   Inputs in;
   EXPECT_EQ(bit_difference(in.values({2}, {1, nan}), in.values({2}, {1, nan})), "");
@@ -101,7 +113,10 @@ struct Faulty {
   Tensor x;
   Fault fault = sound;
   Tensor y;
-  void visit(auto& v) { v.in("x", x); v.out("y", y, &x); }
+  void visit(auto& v) {
+    v.in("x", x);
+    v.out("y", y, &x);
+  }
   void shape() { y = like(x); }
   void reference(Worker) const {
     for (int64_t t = 0; t < x.rows(); ++t) {
@@ -112,7 +127,9 @@ struct Faulty {
   }
 };
 
-struct Found { std::string differs, damage; };
+struct Found {
+  std::string differs, damage;
+};
 Found try_faulty(Fault fault, Layout layout) {
   Inputs in;
   const Faulty op{.x = in.normal({5, 12}), .fault = fault};

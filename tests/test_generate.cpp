@@ -15,7 +15,9 @@
 namespace folio {
 namespace {
 
-std::string tiny(const std::string& name, const TinyModel& model = {}) { return write_tiny_model((scratch_dir() / (name + ".folio")).string(), model); }
+std::string tiny(const std::string& name, const TinyModel& model = {}) {
+  return write_tiny_model((scratch_dir() / (name + ".folio")).string(), model);
+}
 
 std::vector<Token> ids(const std::string& text) { return {text.begin(), text.end()}; }
 

@@ -40,20 +40,28 @@ class RandomGraph {
     const Tensor x = pick(), y = pick();
     Graph& g = *graph;
     switch (random_.below(9)) {
-      case 0: return keep(scale(x, 0.5f));
-      case 1: return keep(add(x, y));
-      case 2: return keep(add(x, x.slice(random_.below(tokens_), 1).reshape({cols_})));  // b is a row of a itself
-      case 3: return keep(rms_norm(x, in_.near(1, {cols_}), 1e-6f));
-      case 4: return keep(g.record(Matmul{.x = x, .w = in_.normal({cols_, cols_}), .add = y}).y);  // y may be x
-      case 5: {  // a gated pair out of one matrix product
+      case 0:
+        return keep(scale(x, 0.5f));
+      case 1:
+        return keep(add(x, y));
+      case 2:
+        return keep(add(x, x.slice(random_.below(tokens_), 1).reshape({cols_})));  // b is a row of a itself
+      case 3:
+        return keep(rms_norm(x, in_.near(1, {cols_}), 1e-6f));
+      case 4:
+        return keep(g.record(Matmul{.x = x, .w = in_.normal({cols_, cols_}), .add = y}).y);  // y may be x
+      case 5: {                                                                              // a gated pair out of one matrix product
         const Tensor wide = matmul(x, in_.normal({2 * cols_, cols_}));
         return keep(glu(wide.columns(0, cols_), wide.columns(cols_, cols_), Act::relu));
       }
-      case 6: return keep(gather(x, in_.ids(0, tokens_, {tokens_})));
-      case 7: return keep(activate(x, Act::silu));
+      case 6:
+        return keep(gather(x, in_.ids(0, tokens_, {tokens_})));
+      case 7:
+        return keep(activate(x, Act::silu));
       default: {
         const Tensor a = x.split_last(4), b = y.split_last(4);
-        const Tensor la = gather(x.columns(0, 4), in_.ids(0, tokens_, {tokens_})), lb = gather(y.columns(0, 4), in_.ids(0, tokens_, {tokens_}));
+        const Tensor la = gather(x.columns(0, 4), in_.ids(0, tokens_, {tokens_})),
+                     lb = gather(y.columns(0, 4), in_.ids(0, tokens_, {tokens_}));
         const Merge m = g.record(Merge{.a = a, .b = b, .a_lse = la, .b_lse = lb});
         return keep(m.o.merge_last());
       }
@@ -78,7 +86,9 @@ class Uses final : public Visitor {
 
  private:
   void input(const char*, Tensor& t) override { found.push_back({t.value, false, -1}); }
-  void output(const char*, Tensor& t, Tensor* over) override { found.push_back({t.value, true, over && over->present() ? over->value : -1}); }
+  void output(const char*, Tensor& t, Tensor* over) override {
+    found.push_back({t.value, true, over && over->present() ? over->value : -1});
+  }
 };
 
 // Empty if at every node no output lies on bytes that are still needed, other than as a takeover.
@@ -98,7 +108,8 @@ std::string overlap(const Graph& graph, const Plan& plan) {
     if (values[v].life == Life::input || values[v].life == Life::output) last[v] = nodes;
   }
   auto overlaps = [&](int a, int b) {
-    const int64_t pa = plan.place[size_t(a)], pb = plan.place[size_t(b)], na = values[size_t(a)].whole.bytes(), nb = values[size_t(b)].whole.bytes();
+    const int64_t pa = plan.place[size_t(a)], pb = plan.place[size_t(b)], na = values[size_t(a)].whole.bytes(),
+                  nb = values[size_t(b)].whole.bytes();
     return values[size_t(a)].life != Life::given && values[size_t(b)].life != Life::given && pa < pb + nb && pb < pa + na;
   };
   for (size_t v = 0; v < values.size(); ++v)
@@ -112,7 +123,8 @@ std::string overlap(const Graph& graph, const Plan& plan) {
         const bool sibling = born[size_t(v)] == i, needed = born[size_t(v)] < i && last[size_t(v)] > i;
         if (sibling || needed) return join("node ", i, ": value ", out.value, " lies on value ", v);
         if (born[size_t(v)] >= i || last[size_t(v)] != i) continue;
-        const auto reads = std::count_if(uses[size_t(i)].begin(), uses[size_t(i)].end(), [&](const Use& u) { return !u.output && u.value == v; });
+        const auto reads =
+            std::count_if(uses[size_t(i)].begin(), uses[size_t(i)].end(), [&](const Use& u) { return !u.output && u.value == v; });
         if (out.over != v || reads != 1 || plan.place[size_t(v)] != plan.place[size_t(out.value)])
           return join("node ", i, ": value ", out.value, " takes the bytes of ", v, ", which the node reads ", reads, " times");
       }
@@ -165,7 +177,8 @@ TEST(Plan, RandomGraphs) {
       program->run();
       for (const Value& value : program->graph().values())
         if (value.life == Life::output) {
-          ASSERT_EQ(bit_difference(program->output(value.name), at(value.name)), "") << value.name << "\n" << print_text(program->graph(), plan);
+          ASSERT_EQ(bit_difference(program->output(value.name), at(value.name)), "") << value.name << "\n"
+                                                                                     << print_text(program->graph(), plan);
         }
     }
   }
@@ -250,7 +263,8 @@ TEST(Plan, OneTakerOnly) {
 }
 
 // The sentence of the Error that `f` throws; "no error" if it does not.
-template <class F> std::string error_of(F f) {
+template <class F>
+std::string error_of(F f) {
   try {
     f();
   } catch (const Error& e) {
@@ -266,9 +280,9 @@ TEST(Graph, NamesAreOnce) {
   g.output("y", y);
   EXPECT_NE(error_of([&] { g.output("y", z); }).find("'y'"), std::string::npos);
   EXPECT_NE(error_of([&] { g.output("x", z); }).find("'x'"), std::string::npos);
-  EXPECT_NE(error_of([&] { g.output("again", y); }), "no error");                   // one value, one output
-  EXPECT_NE(error_of([&] { g.output("in", x); }), "no error");                      // an input is no result
-  EXPECT_NE(error_of([&] { g.output("part", z.columns(0, 4)); }), "no error");      // nor is a part of a value
+  EXPECT_NE(error_of([&] { g.output("again", y); }), "no error");               // one value, one output
+  EXPECT_NE(error_of([&] { g.output("in", x); }), "no error");                  // an input is no result
+  EXPECT_NE(error_of([&] { g.output("part", z.columns(0, 4)); }), "no error");  // nor is a part of a value
   EXPECT_EQ(g.find("y"), y.value);
   EXPECT_EQ(g.find("z"), -1);
 }

@@ -27,7 +27,8 @@ Device& references() {
 }
 
 // Within the format's tolerance and what the case allows beyond it.
-template <class Op> void expect_close(const Case<Op>& c, const Results& got, const std::vector<Tensor>& want) {
+template <class Op>
+void expect_close(const Case<Op>& c, const Results& got, const std::vector<Tensor>& want) {
   ASSERT_EQ(got.tensors.size(), want.size()) << c.label;
   for (size_t i = 0; i < want.size(); ++i) {
     double largest = 0;
@@ -43,7 +44,8 @@ void expect_bits(const std::string& label, const Results& got, const std::vector
 }
 
 // What the plain reference gives on packed inputs.
-template <class Op> Results expected(const Case<Op>& c) {
+template <class Op>
+Results expected(const Case<Op>& c) {
   Results results;
   Instance<Op> packed(c.op, Layout::packed, base_seed());
   run_plain(packed, results);
@@ -51,7 +53,8 @@ template <class Op> Results expected(const Case<Op>& c) {
   return results;
 }
 
-template <class Op> void check_known(const CaseList<Op>& list) {
+template <class Op>
+void check_known(const CaseList<Op>& list) {
   size_t known = 0;
   for (const auto& c : list.all()) {
     if (c.want.empty()) continue;
@@ -59,7 +62,8 @@ template <class Op> void check_known(const CaseList<Op>& list) {
     const Results got = expected(c);
     ASSERT_EQ(got.tensors.size(), c.want.size()) << c.label;
     for (size_t i = 0; i < c.want.size(); ++i) {  // only f32 may be near: of the rest every bit is known
-      const std::string wrong = c.want[i].type == F32 ? difference(got.tensors[i], c.want[i], {}) : bit_difference(got.tensors[i], c.want[i]);
+      const std::string wrong =
+          c.want[i].type == F32 ? difference(got.tensors[i], c.want[i], {}) : bit_difference(got.tensors[i], c.want[i]);
       EXPECT_EQ(wrong, "") << got.names[i] << " of " << c.label;
     }
   }
@@ -67,7 +71,8 @@ template <class Op> void check_known(const CaseList<Op>& list) {
 }
 
 // Alone on strided views, and by three workers through a graph: the same bits.
-template <class Op> void check_reference(const CaseList<Op>& list) {
+template <class Op>
+void check_reference(const CaseList<Op>& list) {
   for (size_t i = 0; i < list.all().size() && !::testing::Test::HasFailure(); ++i) {
     const auto& c = list.all()[i];
     const Results want = expected(c);
@@ -82,7 +87,8 @@ template <class Op> void check_reference(const CaseList<Op>& list) {
 }
 
 // One case under one instruction set: every thread count gives the same bits, and these are near the reference's.
-template <class Op> void check_case(const Case<Op>& c, Instance<Op>& in, const Results& want, const std::string& set, bool takeover) {
+template <class Op>
+void check_case(const Case<Op>& c, Instance<Op>& in, const Results& want, const std::string& set, bool takeover) {
   Results alone;
   for (int threads : std::set<int>{1, 3, hardware_threads()}) {
     Results team;
@@ -96,7 +102,8 @@ template <class Op> void check_case(const Case<Op>& c, Instance<Op>& in, const R
 }
 
 // Without a kernel of its own an op runs its reference, which knows no instruction sets: one is enough.
-template <class Op> void check_kernels(const CaseList<Op>& list, Layout layout, bool takeover, bool has_kernel) {
+template <class Op>
+void check_kernels(const CaseList<Op>& list, Layout layout, bool takeover, bool has_kernel) {
   const std::string before = simd().name;
   for (size_t i = 0; i < list.all().size() && !::testing::Test::HasFailure(); ++i) {
     const auto& c = list.all()[i];
@@ -114,14 +121,20 @@ template <class Op> void check_kernels(const CaseList<Op>& list, Layout layout, 
 
 enum class What { known, reference, packed, strided, takeover };
 
-template <class Op, bool has_kernel> void check_op(What what) {
+template <class Op, bool has_kernel>
+void check_op(What what) {
   const CaseList<Op> list;
   switch (what) {
-    case What::known: return check_known(list);
-    case What::reference: return check_reference(list);
-    case What::packed: return check_kernels(list, Layout::packed, false, has_kernel);
-    case What::strided: return check_kernels(list, Layout::strided, false, has_kernel);
-    case What::takeover: return check_kernels(list, Layout::packed, true, has_kernel);
+    case What::known:
+      return check_known(list);
+    case What::reference:
+      return check_reference(list);
+    case What::packed:
+      return check_kernels(list, Layout::packed, false, has_kernel);
+    case What::strided:
+      return check_kernels(list, Layout::strided, false, has_kernel);
+    case What::takeover:
+      return check_kernels(list, Layout::packed, true, has_kernel);
   }
 }
 

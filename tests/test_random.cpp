@@ -64,7 +64,8 @@ TEST(Random, RowsGiveTheBitsOfSingleDraws) {
   for (int n : {0, 1, 4, 63, 256, 257, 1003}) {
     std::vector<float> row(size_t(n) + 1, -1);
     gumbel_row(0x123456789abcdefull, 1ull << 33, 400, n, row.data());
-    for (int i = 0; i < n; ++i) ASSERT_EQ(bits_of(row[size_t(i)]), bits_of(gumbel(0x123456789abcdefull, 1ull << 33, 400 + uint32_t(i)))) << i;
+    for (int i = 0; i < n; ++i)
+      ASSERT_EQ(bits_of(row[size_t(i)]), bits_of(gumbel(0x123456789abcdefull, 1ull << 33, 400 + uint32_t(i)))) << i;
     EXPECT_EQ(row[size_t(n)], -1) << "wrote behind its end";
   }
 }

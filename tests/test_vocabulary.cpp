@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The tokenizer in a weight file: what a writer put there comes back as a Vocabulary; what is absent or misshapen is named.
-#include "models/vocabulary.h"
+#include "tools/lib/vocabulary.h"
 
 #include <gtest/gtest.h>
 
@@ -51,12 +51,12 @@ TEST(Vocabulary, ComesBackFromTheFile) {
 
 TEST(Vocabulary, MergesAndPatternsComeBack) {
   WeightsWriter w;
-  w.meta("tokenizer.kind", "bpe").meta("tokenizer.split", std::vector<std::string>{"a", "\\s"}).meta("tokenizer.eos", std::vector<int64_t>{});
+  w.meta("tokenizer.kind", "bpe").meta("tokenizer.split", std::vector<std::string>{"ab|c", "\\s"}).meta("tokenizer.eos", std::vector<int64_t>{});
   w.bytes("tokenizer.bytes", {6}, "abcabc").integers("tokenizer.ends", {5}, {1, 2, 3, 5, 6}).bytes("tokenizer.types", {5}, std::string(5, '\0'));
   w.integers("tokenizer.merges", {1, 2}, {0, 1});
   const Vocabulary v = read(w);
   EXPECT_EQ(v.merges, (std::vector<int32_t>{0, 1}));
-  EXPECT_EQ(v.split, (std::vector<std::string>{"a", "\\s"}));
+  EXPECT_EQ(v.split, (std::vector<std::string>{"ab|c", "\\s"}));
   EXPECT_TRUE(v.eos.empty());
   EXPECT_EQ(v.normalize, "none");
   EXPECT_EQ(Tokenizer(v).encode("ab"), (std::vector<Token>{3}));

@@ -42,10 +42,13 @@ inline void write_tiny_tokenizer(WeightsWriter& w, const TinyModel& model) {
   std::string bytes, types;
   std::vector<int32_t> ends;
   for (int v = 0; v < 256; ++v) bytes += char(v), types += char(0), ends.push_back(v + 1);
-  for (const char* text : {"<bos>", "<eos>", "<|im_start|>", "<|im_end|>"}) bytes += text, types += char(1), ends.push_back(int32_t(bytes.size()));
+  for (const char* text : {"<bos>", "<eos>", "<|im_start|>", "<|im_end|>"})
+    bytes += text, types += char(1), ends.push_back(int32_t(bytes.size()));
   w.meta("tokenizer.kind", "bpe").meta("tokenizer.bos", tiny_bos).meta("tokenizer.add_bos", model.add_bos ? 1 : 0);
   w.meta("tokenizer.eos", MetaValue(std::vector<int64_t>{tiny_eos, tiny_im_end}));
-  w.bytes("tokenizer.bytes", {int64_t(bytes.size())}, bytes).integers("tokenizer.ends", {tiny_tokens}, ends).bytes("tokenizer.types", {tiny_tokens}, types);
+  w.bytes("tokenizer.bytes", {int64_t(bytes.size())}, bytes)
+      .integers("tokenizer.ends", {tiny_tokens}, ends)
+      .bytes("tokenizer.types", {tiny_tokens}, types);
 }
 
 // Writes the model to `path` and returns it.
@@ -62,7 +65,11 @@ inline std::string write_tiny_model(const std::string& path, const TinyModel& mo
   WeightsWriter w;
   w.meta("arch", "decoder").meta("dim", dim).meta("layers", layers).meta("vocab", vocab).meta("context", model.context);
   w.meta("norm.kind", "rms").meta("norm.eps", MetaValue(1e-6));
-  w.meta("mixer.0.kind", "attention").meta("mixer.0.heads", 2).meta("mixer.0.groups", 1).meta("mixer.0.head_size", head).meta("mixer.0.rope", "half");
+  w.meta("mixer.0.kind", "attention")
+      .meta("mixer.0.heads", 2)
+      .meta("mixer.0.groups", 1)
+      .meta("mixer.0.head_size", head)
+      .meta("mixer.0.rope", "half");
   w.meta("ffn.0.kind", "dense").meta("ffn.0.dim", ffn).meta("ffn.0.gated", 1).meta("ffn.0.act", "silu");
   w.meta("layer.mixer", MetaValue(std::vector<int64_t>(size_t(layers)))).meta("layer.ffn", MetaValue(std::vector<int64_t>(size_t(layers))));
   if (!model.chat.empty()) w.meta("chat.template", model.chat.c_str());
@@ -75,7 +82,8 @@ inline std::string write_tiny_model(const std::string& path, const TinyModel& mo
     const std::string at = "layer." + std::to_string(l) + ".";
     const float scale = 1 / std::sqrt(float(dim));
     w.tensor(at + "norm_mix.weight", {dim}, ones).tensor(at + "norm_ffn.weight", {dim}, ones);
-    w.tensor(at + "mix.qkv.weight", {4 * head, dim}, matrix(4 * head, dim, 2 * scale)).tensor(at + "mix.out.weight", {dim, 2 * head}, matrix(dim, 2 * head, 0.5f));
+    w.tensor(at + "mix.qkv.weight", {4 * head, dim}, matrix(4 * head, dim, 2 * scale))
+        .tensor(at + "mix.out.weight", {dim, 2 * head}, matrix(dim, 2 * head, 0.5f));
     w.tensor(at + "ffn.up.weight", {ffn, dim}, matrix(ffn, dim, scale)).tensor(at + "ffn.gate.weight", {ffn, dim}, matrix(ffn, dim, scale));
     w.tensor(at + "ffn.down.weight", {dim, ffn}, matrix(dim, ffn, 0.3f));
   }

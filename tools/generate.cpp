@@ -77,6 +77,7 @@ class Session {
   void echo(std::span<const Token> prompt);
   void close_line(const Generated& done);
   void say_how_it_ended(const Generated& done) const;
+  void print_statistics() const;
   int converse(bool answered);
   bool turn(const std::string& line);
 
@@ -115,7 +116,8 @@ void Session::set_options() {
   }
   if (flags_.json) return;
   options_.show = [this](const Drawn& drawn) {
-    const std::string text = model_.tokenizer || drawn.token < 0 ? std::string(drawn.text) : (line_open_ ? " " : "") + std::to_string(drawn.token);
+    const bool is_text = model_.tokenizer || drawn.token < 0;
+    const std::string text = is_text ? std::string(drawn.text) : (line_open_ ? " " : "") + std::to_string(drawn.token);
     if (text.empty()) return;
     show(text);
     line_open_ = text.back() != '\n';
@@ -166,8 +168,9 @@ Generated Session::answer(std::span<const Token> prompt) {
   Generated done = generator_.run(prompt, options_);
   if (chat_) chat_->answered(done.text);
   if (flags_.json) {
-    const std::string text = report(model_, done, prompt, sampling_.seed).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-    show(text + "\n");
+    using Json = nlohmann::ordered_json;
+    const Json json = report(model_, done, prompt, sampling_.seed);
+    show(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
   }
   return done;
 }
@@ -184,6 +187,11 @@ void Session::say_how_it_ended(const Generated& done) const {
   if (done.finish == Finish::context)
     std::fprintf(stderr, "[the context of %lld tokens is full; a longer one: -c]\n", static_cast<long long>(model_.engine->context()));
   if (done.finish == Finish::interrupted) std::fprintf(stderr, "[interrupted]\n");
+}
+
+void Session::print_statistics() const {
+  if (flags_.no_stats || flags_.quiet || flags_.json) return;
+  std::fprintf(stderr, "%s\n", statistics_line(model_, last_, sampling_.seed).c_str());
 }
 
 // One turn of a conversation; false if the line made no sense, which has been said then.
@@ -223,7 +231,7 @@ int Session::converse(bool answered) {
     answered = turn(line) || answered;
     warned = last_.finish == Finish::interrupted;
   }
-  if (answered && !flags_.no_stats && !flags_.quiet && !flags_.json) std::fprintf(stderr, "%s\n", statistics_line(model_, last_, sampling_.seed).c_str());
+  if (answered) print_statistics();
   return 0;
 }
 
@@ -242,7 +250,7 @@ int Session::run() {
     close_line(last_);
   }
   if (flags_.interactive) return converse(prompt.has_value());
-  if (!flags_.no_stats && !flags_.quiet && !flags_.json) std::fprintf(stderr, "%s\n", statistics_line(model_, last_, sampling_.seed).c_str());
+  print_statistics();
   return last_.finish == Finish::interrupted ? 128 + SIGINT : 0;
 }
 
@@ -250,7 +258,8 @@ void add_flags(CLI::App& app, Flags& flags) {
   const std::string prompt = "The prompt (otherwise standard input, unless it is a terminal)", output = "What is written";
   add_model_flags(app, flags.model);
   auto* p = app.add_option("-p,--prompt", flags.prompt, "The text to continue; with --chat the first message")->group(prompt);
-  auto* f = app.add_option("-f,--file", flags.file, "A file with that text, without the newline at its end; - is standard input")->group(prompt);
+  auto* f =
+      app.add_option("-f,--file", flags.file, "A file with that text, without the newline at its end; - is standard input")->group(prompt);
   auto* t = app.add_option("--tokens", flags.tokens, "Token ids in place of a text: \"1 2 3\"")->group(prompt);
   p->excludes(f)->excludes(t);
   f->excludes(t);
@@ -262,13 +271,16 @@ void add_flags(CLI::App& app, Flags& flags) {
   const std::string stop = "When to stop";
   app.add_option("-n,--predict,--n-predict", flags.limit, "After this many new tokens; -1: at the end token or when the context is full")
       ->check(CLI::Range(int64_t(-1), int64_t(1) << 40))->capture_default_str()->group(stop);
-  app.add_option("--stop", flags.stops, "Where the answer comes to this string, which is not shown. May be repeated")->allow_extra_args(false)->group(stop);
+  app.add_option("--stop", flags.stops, "Where the answer comes to this string, which is not shown. May be repeated")
+      ->allow_extra_args(false)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->group(stop);
   app.add_flag("--ignore-eos", flags.ignore_eos, "Not at an end token (nor at the token that begins another text)")->group(stop);
   app.add_flag("--json", flags.json,
                "No text: one JSON object on one line for each answer. Its tokens are all that were drawn, the end token too; its text has "
                "neither that nor the stop string")->group(output);
-  app.add_option("--logprobs", flags.logprobs, "With --json: log-probabilities, before all processing, of each token and of so many likeliest")
-      ->check(CLI::Range(0, 1000))->group(output);
+  app.add_option("--logprobs", flags.logprobs,
+                 "With --json: log-probabilities, before all processing, of each token and of so many likeliest")
+      ->check(CLI::Range(0, 1000))
+      ->group(output);
   app.add_flag("--no-echo", flags.no_echo, "Only what is new: the prompt is not repeated before it (a chat never does)")->group(output);
   app.add_flag("--no-stats", flags.no_stats, "No line about speed at the end")->group(output);
   app.add_flag("-q,--quiet", flags.quiet, "Nothing on standard error but errors")->group(output);

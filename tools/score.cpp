@@ -41,7 +41,8 @@ struct Flags {
 // Writing ends in a rename, which would put a file in a device's place.
 const std::string& writable(const std::string& path) {
   const std::filesystem::file_status status = std::filesystem::status(path);
-  check(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), path, ": cannot write: it is there and is no regular file");
+  check(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), path,
+        ": cannot write: it is there and is no regular file");
   return path;
 }
 
@@ -132,7 +133,9 @@ class Scorer {
   void progress(int64_t done, bool over) {
     if (flags_.quiet || flags_.json || !isatty(2) || score_.tokens < 4096) return;
     if (over) std::fprintf(stderr, "\r\x1b[K");
-    else std::fprintf(stderr, "\r%3lld%%  mean NLL %.4f ", static_cast<long long>(100 * done / score_.tokens), score_.scored ? score_.mean() : 0.0);
+    else
+      std::fprintf(stderr, "\r%3lld%%  mean NLL %.4f ", static_cast<long long>(100 * done / score_.tokens),
+                   score_.scored ? score_.mean() : 0.0);
   }
 
   OpenModel& model_;
@@ -170,9 +173,9 @@ void print(const OpenModel& model, const Flags& flags, const Score& s) {
   if (scored && bytes) std::printf("bits per byte  %.6f\n", s.bits_per_byte());
   if (flags.quiet) return;
   std::fprintf(stderr, "%s of %s tokens scored, %s bytes, %lld %s of up to %lld tokens, stride %lld · %.2f s, %s tokens/s\n",
-               with_commas(s.scored).c_str(), with_commas(s.tokens).c_str(), with_commas(s.bytes).c_str(), static_cast<long long>(s.windows),
-               s.windows == 1 ? "window" : "windows", static_cast<long long>(s.context), static_cast<long long>(s.stride), s.seconds,
-               with_commas(std::llround(double(s.tokens) / s.seconds)).c_str());
+               with_commas(s.scored).c_str(), with_commas(s.tokens).c_str(), with_commas(s.bytes).c_str(),
+               static_cast<long long>(s.windows), s.windows == 1 ? "window" : "windows", static_cast<long long>(s.context),
+               static_cast<long long>(s.stride), s.seconds, with_commas(std::llround(double(s.tokens) / s.seconds)).c_str());
 }
 
 int score(const Flags& flags) {
@@ -191,7 +194,8 @@ int score(const Flags& flags) {
   check(ids.size() > 1 || !flags.logits.empty(), "nothing to score: one token alone is not predicted by anything; at least two are needed");
   Score score = Scorer(model, flags).run(ids);
   score.bytes = bytes_scored(model, ids, text, !flags.has_tokens);
-  check(std::isfinite(score.nll), "the score is not finite: the model gives some token of this text no probability at all, or its weights are damaged");
+  check(std::isfinite(score.nll),
+        "the score is not finite: the model gives some token of this text no probability at all, or its weights are damaged");
   print(model, flags, score);
   return 0;
 }
@@ -208,10 +212,12 @@ int main(int argc, char** argv) {
   auto* t = app.add_option("--tokens", flags.tokens, "Token ids in place of a text: \"1 2 3\"");
   f->excludes(t);
   app.add_option("--stride", flags.stride,
-                 "A text longer than the context is read in windows of the context's length (-c), each beginning so many tokens behind the one before; "
+                 "A text longer than the context is read in windows of the context's length (-c), each beginning so many tokens behind the "
+                 "one before; "
                  "only what the windows before have not scored counts. 0: half the context")
       ->check(CLI::Range(int64_t(0), int64_t(1) << 30));
-  app.add_option("--logits", flags.logits, "Write the logits, float32 [tokens, vocabulary], to this .npy file: row i is what follows token i");
+  app.add_option("--logits", flags.logits,
+                 "Write the logits, float32 [tokens, vocabulary], to this .npy file: row i is what follows token i");
   app.add_flag("--json", flags.json, "One JSON object on one line");
   app.add_flag("-q,--quiet", flags.quiet, "Nothing on standard error but errors");
   return run_tool(argc, argv, app, [&] {

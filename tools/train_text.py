@@ -182,7 +182,7 @@ class Muon(torch.optim.Optimizer):
     kellerjordan.github.io/posts/muon; matrices of one shape are orthogonalised together as one batch."""
 
     def __init__(self, matrices, lr, momentum, weight_decay):
-        groups = [{"params": [p for p in matrices if p.shape == s]} for s in sorted({p.shape for p in matrices})]
+        groups = [{"params": [p for p in matrices if p.shape == s]} for s in dict.fromkeys(p.shape for p in matrices)]
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ void Team::barrier() {
     next_.store(0, std::memory_order_relaxed);
     return;
   }
-  const int phase = phase_.load(std::memory_order_acquire);
+  const uint32_t phase = phase_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
     arrived_.store(0, std::memory_order_relaxed);
     next_.store(0, std::memory_order_relaxed);

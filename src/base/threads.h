@@ -38,7 +38,7 @@ class Team {
  private:
   const int count_;
   alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<int> phase_{0};
+  alignas(64) std::atomic<uint32_t> phase_{0};
   alignas(64) std::atomic<int64_t> next_{0};
 };
 

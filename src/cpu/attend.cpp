@@ -45,7 +45,7 @@ struct Layout {
   int64_t groups, heads, padded;               // G, heads of a group, Dv up to a multiple of 16
   int64_t tile_tokens, part_rows;
   int64_t slot_floats;
-  int64_t state, slots, own, own_tiles, own_limits, own_columns, own_rows, own_part, own_bytes, total;
+  int64_t state, slots, own, own_tiles, own_limits, own_packed, own_buffer, own_part, own_bytes, total;
 
   Layout(const Attend& op, int workers) {
     const int64_t tokens = op.q.dim(0);
@@ -62,9 +62,9 @@ struct Layout {
     own = slots + up(slot_floats * 4, 64);
     own_tiles = 0;
     own_limits = own_tiles + up(tokens * int64_t(sizeof(Tile)), 64);
-    own_columns = own_limits + up(4 * tile_tokens * 4, 64);
-    own_rows = own_columns + op.q.dim(2) * page_tokens * 4;
-    own_part = own_rows + padded * page_tokens * 4;
+    own_packed = own_limits + up(4 * tile_tokens * 4, 64);
+    own_buffer = own_packed + up(part_rows * op.q.dim(2) * 4, 64);
+    own_part = own_buffer + (op.q.dim(2) + padded) * page_tokens * 4;
     own_bytes = own_part + up(part_floats(part_rows) * 4, 64);
     total = own + own_bytes * workers;
   }
@@ -86,8 +86,8 @@ class Attention {
     slots_ = reinterpret_cast<float*>(w.scratch + at_.slots);
     tiles_ = reinterpret_cast<Tile*>(own + at_.own_tiles);
     limits_ = reinterpret_cast<int32_t*>(own + at_.own_limits);
-    columns_ = reinterpret_cast<float*>(own + at_.own_columns);
-    rows_ = reinterpret_cast<float*>(own + at_.own_rows);
+    packed_ = reinterpret_cast<float*>(own + at_.own_packed);
+    buffer_ = reinterpret_cast<float*>(own + at_.own_buffer);
     part_ = reinterpret_cast<float*>(own + at_.own_part);
   }
   void run();
@@ -107,8 +107,8 @@ class Attention {
   void fold_slots(Walk walk);
   void finish(const Tile& tile, int64_t group, int64_t from, int64_t to);
 
-  void limits(const Tile& tile);
-  AttendQueries queries(const Tile& tile, int64_t group) const;
+  void prepare(const Unit& unit);
+  AttendQueries queries(const Tile& tile, int64_t group, int64_t packed) const;
   AttendWhole whole(const Tile& tile, int64_t group) const;
   // The sums of group i of n in that memory: all outputs, then all m and l.
   AttendSum sum(const Tile& tile, float* part, int64_t n, int64_t i) const {
@@ -129,7 +129,7 @@ class Attention {
   float* slots_;
   Tile* tiles_;
   int32_t* limits_;          // first, end, sinked, pos of the tile's tokens
-  float *columns_, *rows_, *part_;
+  float *packed_, *buffer_, *part_;
 };
 
 void Attention::make_tiles() {
@@ -185,7 +185,9 @@ bool Attention::next(Walk& walk, Unit& unit) const {
   return true;
 }
 
-void Attention::limits(const Tile& tile) {
+// What a unit's pages have in common: the tokens' limits and the packed queries of its groups.
+void Attention::prepare(const Unit& unit) {
+  const Tile& tile = tiles_[unit.tile];
   const int64_t n = tile.count;
   for (int64_t i = 0; i < n; ++i) {
     const Attend::Span keys = op_.span(tile.first + i);
@@ -194,14 +196,17 @@ void Attention::limits(const Tile& tile) {
     limits_[2 * n + i] = int32_t(std::max<int64_t>(keys.sinked, 0));
     limits_[3 * n + i] = op_.pos.at<int32_t>()[tile.first + i];
   }
+  for (int64_t g = 0; g < unit.groups; ++g) simd().attend.pack(queries(tile, unit.group + g, g), packed_ + g * n * at_.heads * op_.q.dim(2));
 }
 
-AttendQueries Attention::queries(const Tile& tile, int64_t group) const {
+// `packed`: which of the packed groups it is.
+AttendQueries Attention::queries(const Tile& tile, int64_t group, int64_t packed) const {
   const Tensor& q = op_.q;
   const int64_t head = group * at_.heads, n = tile.count;
   const int32_t* limit = limits_;
   return {q.at<float>() + tile.first * q.stride[0] + head * q.stride[1], q.stride[0], q.stride[1], tile.count, int(at_.heads), int(q.dim(2)),
-          limit, limit + n, limit + 2 * n, limit + 3 * n, op_.slopes.present() ? op_.slopes.at<float>() + head : nullptr, op_.scale, op_.softcap};
+          limit, limit + n, limit + 2 * n, limit + 3 * n, op_.slopes.present() ? op_.slopes.at<float>() + head : nullptr, op_.scale, op_.softcap,
+          packed_ + packed * n * at_.heads * q.dim(2)};
 }
 
 AttendWhole Attention::whole(const Tile& tile, int64_t group) const {
@@ -227,11 +232,9 @@ void Attention::one_page(const Tile& tile, int64_t p, int64_t group, int64_t gro
   };
   const int64_t k_stride = bytes_of(op_.k.type, op_.k.stride[1]), v_stride = bytes_of(op_.v.type, op_.v.stride[1]);
   for (int64_t g = group; g < group + groups; ++g) {
-    const bool more = ahead >= 0;
-    inner.keys(kind, group_of(op_.k, id, g), k_stride, int(op_.q.dim(2)), int(from), int(to), columns_, more ? group_of(op_.k, ahead, g) : nullptr);
-    inner.values(kind, group_of(op_.v, id, g), v_stride, int(op_.v.dim(3)), int(from), int(to), rows_, int(at_.padded),
-                 more ? group_of(op_.v, ahead, g) : nullptr);
-    inner.page(queries(tile, g), sum(tile, part, part_groups, part_first + g - group), columns_, rows_, int(start), int(from), int(to));
+    const AttendKeys keys = {kind, int(op_.v.dim(3)), group_of(op_.k, id, g), group_of(op_.v, id, g), k_stride, v_stride,
+                             ahead >= 0 ? group_of(op_.k, ahead, g) : nullptr, ahead >= 0 ? group_of(op_.v, ahead, g) : nullptr};
+    inner.page(queries(tile, g, g - group), sum(tile, part, part_groups, part_first + g - group), keys, buffer_, int(start), int(from), int(to));
   }
 }
 
@@ -316,7 +319,7 @@ void Attention::run() {
       split |= unit.span >= 0;
       if (i != mine) continue;
       const Tile& tile = tiles_[unit.tile];
-      if (tile.seq >= 0) limits(tile);
+      if (tile.seq >= 0) prepare(unit);
       if (unit.span < 0) whole_tile(unit);
       else one_span(tile, tile.span(unit.span), unit.group, unit.groups, unit.slot, at_.groups, unit.group, false);
       mine = claim();

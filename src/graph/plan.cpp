@@ -11,7 +11,7 @@ namespace {
 class Lives final : public Visitor {
  public:
   explicit Lives(const Graph& graph)
-      : born(graph.values().size(), int(graph.nodes().size())), dies(graph.values().size(), -1), graph_(graph) {
+      : born(graph.values().size(), int(graph.nodes().size())), dies(graph.values().size(), -1), twice(graph.values().size(), -1), graph_(graph) {
     for (size_t v = 0; v < graph.values().size(); ++v) home.push_back(int(v));
     for (now = 0; now < int(graph.nodes().size()); ++now) graph.nodes()[size_t(now)]->visit(*this);
     for (size_t v = 0; v < graph.values().size(); ++v) {
@@ -21,12 +21,16 @@ class Lives final : public Visitor {
     }
   }
   std::vector<int> born, dies, home;
+  std::vector<int> twice;  // the last node that reads the value through two fields: it may still need one when it writes the other
   struct Takeover { int out, over, at; };
   std::vector<Takeover> takeovers;
   int now = 0;
 
  private:
-  void input(const char*, Tensor& t) override { dies[size_t(t.value)] = now; }
+  void input(const char*, Tensor& t) override {
+    if (dies[size_t(t.value)] == now) twice[size_t(t.value)] = now;
+    dies[size_t(t.value)] = now;
+  }
   void output(const char*, Tensor& t, Tensor* over) override {
     born[size_t(t.value)] = std::min(born[size_t(t.value)], now);
     dies[size_t(t.value)] = std::max(dies[size_t(t.value)], now);
@@ -46,9 +50,12 @@ int64_t padded(int64_t bytes) { return (bytes + 255) & ~int64_t(255); }
 Plan make_plan(const Graph& graph) {
   const auto& values = graph.values();
   Lives lives(graph);
-  for (const auto& t : lives.takeovers) {  // in order of execution, so a chain of takeovers ends in one home
+  std::vector<int> taken(values.size(), -1);  // by an output of which node: an unread one dies at once, yet two may not share
+  for (const auto& t : lives.takeovers) {     // in order of execution, so a chain of takeovers ends in one home
     const int home = lives.home[size_t(t.over)];
     if (lives.dies[size_t(home)] != t.at || values[size_t(home)].life != Life::temp) continue;
+    if (lives.twice[size_t(t.over)] == t.at || taken[size_t(home)] == t.at) continue;
+    taken[size_t(home)] = t.at;
     lives.home[size_t(t.out)] = home;
     lives.dies[size_t(home)] = lives.dies[size_t(t.out)];
   }

@@ -80,7 +80,8 @@ class Edges final : public Visitor {
   std::string end(const Tensor& t, const std::string& name) {
     const Life life = graph_.values()[size_t(t.value)].life;
     const std::string id = "v" + std::to_string(t.value);
-    ends[id] = join("  ", id, " [shape=ellipse", life == Life::given ? ", style=dashed" : "", ", label=", quoted(name + "\n" + kind(t)), "];\n");
+    ends[id] =
+        join("  ", id, " [shape=ellipse", life == Life::given ? ", style=dashed" : "", ", label=", quoted(name + "\n" + kind(t)), "];\n");
     return id;
   }
   void input(const char* name, Tensor& t) override {
@@ -159,7 +160,8 @@ std::string compare(const Tensor& got, const Tensor& want, double atol, double r
     }
   }
   if (wrong == 0) return "";
-  return join(wrong, " of ", want.count(), " elements differ, the worst at ", coordinates(want.shape, at), ": ", number(a), ", the reference has ", number(b));
+  return join(wrong, " of ", want.count(), " elements differ, the worst at ", coordinates(want.shape, at), ": ", number(a),
+              ", the reference has ", number(b));
 }
 
 }  // namespace
@@ -216,7 +218,8 @@ std::string first_difference(Program& tested, Program& reference, float atol, fl
   const auto &a = tested.graph().nodes(), &b = reference.graph().nodes();
   check(a.size() == b.size(), "compare: one program has ", a.size(), " nodes, the other ", b.size());
   for (size_t i = 0; i < a.size(); ++i)
-    check(std::strcmp(a[i]->name(), b[i]->name()) == 0, "compare: node ", i, " is ", a[i]->name(), " in one program, ", b[i]->name(), " in the other");
+    check(std::strcmp(a[i]->name(), b[i]->name()) == 0, "compare: node ", i, " is ", a[i]->name(), " in one program, ", b[i]->name(),
+          " in the other");
 
   struct Kept {
     Tensor t;

@@ -91,8 +91,9 @@ bool Generator::read_prompt(const GenerateOptions& options, Generated& out) {
 void Generator::emit(const GenerateOptions& options, Token token, const std::string& text, Generated& out) const {
   out.text += text;
   if (!options.show || (token < 0 && text.empty())) return;
-  const bool scored = token >= 0 && options.logprobs >= 0;
-  options.show({token, text, scored ? out.logprobs.back() : 0, scored ? std::span<const TokenLogprob>(out.likeliest.back()) : std::span<const TokenLogprob>()});
+  Drawn drawn{token, text, 0, {}};
+  if (token >= 0 && options.logprobs >= 0) drawn.logprob = out.logprobs.back(), drawn.likeliest = out.likeliest.back();
+  options.show(drawn);
 }
 
 // Draws one token into the text.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Text to token ids and back: byte-level BPE (GPT-2 and its children), SentencePiece BPE with byte fallback (Llama 2, also
-// llama2.c's tokenizer), SentencePiece unigram. Everything it needs is in a Vocabulary, which models/ reads from the weight
+// llama2.c's tokenizer), SentencePiece unigram. Everything it needs is in a Vocabulary, which tools/lib reads from the weight
 // file; this room knows no files.
 //
 // In the weight file (written by tools/convert.py):

@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "fuzz.h"
-#include "models/vocabulary.h"
+#include "tools/lib/vocabulary.h"
 #include "text/stream.h"
 
 namespace folio::fuzz {

@@ -56,8 +56,13 @@ static Attend attention(Inputs& in, const Wish& wish) {
   for (int64_t b = 0; b < sequences; ++b)
     for (int64_t i = 0; i < most; ++i) table.push_back(i * page_tokens < length[size_t(b)] ? order.at<int32_t>()[next++] : -1);
   const Tensor page = in.ints({sequences, most}, table);
-  return {.q = in.normal({tokens, wish.heads, wish.size}), .k = pool(in, page, wish, pages, wish.size), .v = pool(in, page, wish, pages, wish.width),
-          .page = page, .seq = in.ints({tokens}, seq), .pos = in.ints({tokens}, pos), .length = in.ints({sequences}, length),
+  return {.q = in.normal({tokens, wish.heads, wish.size}),
+          .k = pool(in, page, wish, pages, wish.size),
+          .v = pool(in, page, wish, pages, wish.width),
+          .page = page,
+          .seq = in.ints({tokens}, seq),
+          .pos = in.ints({tokens}, pos),
+          .length = in.ints({sequences}, length),
           .scale = 1 / std::sqrt(float(wish.size))};
 }
 
@@ -94,8 +99,13 @@ static Attend by_hand(Inputs& in) {
   const std::vector<float> keys = {1, 0, 0, 1, 1, 1, -1, 0.5f}, rows = {1, 2, 3, 4, -1, 0, 0.5f, 8};
   std::copy(keys.begin(), keys.end(), k.begin() + 128);
   std::copy(rows.begin(), rows.end(), v.begin() + 128);
-  return {.q = in.values({2, 2, 2}, {1, 0, 0.5f, -1, 2, 1, -1, 1}), .k = in.values({2, 64, 1, 2}, k), .v = in.values({2, 64, 1, 2}, v),
-          .page = in.ints({1, 2}, {1, -1}), .seq = in.ints({2}, {0, 0}), .pos = in.ints({2}, {1, 3}), .scale = 0.5f};
+  return {.q = in.values({2, 2, 2}, {1, 0, 0.5f, -1, 2, 1, -1, 1}),
+          .k = in.values({2, 64, 1, 2}, k),
+          .v = in.values({2, 64, 1, 2}, v),
+          .page = in.ints({1, 2}, {1, -1}),
+          .seq = in.ints({2}, {0, 0}),
+          .pos = in.ints({2}, {1, 3}),
+          .scale = 0.5f};
 }
 
 static void known_numbers(CaseList<Attend>& list) {
@@ -118,7 +128,8 @@ static void known_numbers(CaseList<Attend>& list) {
   put(op, {1.78487049f, 2.78487049f, 1.6733166f, 2.6733166f, 0.785475046f, 2.38794543f, 1.04254032f, 4.36050032f},
       {0.93538373f, 0.651599594f, 1.80732333f, 1.60231031f});
   op = by_hand(list), op.slopes = list.values({2}, {0.5f, 0.25f});
-  put(op, {2, 3, 1.75508134f, 2.75508134f, -0.0127110816f, 1.6845153f, 0.852688533f, 5.14285942f}, {0.693147181f, 0.474076984f, 1.4824473f, 1.43086267f});
+  put(op, {2, 3, 1.75508134f, 2.75508134f, -0.0127110816f, 1.6845153f, 0.852688533f, 5.14285942f},
+      {0.693147181f, 0.474076984f, 1.4824473f, 1.43086267f});
   op.window = 3, op.softcap = 2;
   put(op, {2.00508129f, 3.00508129f, 1.76047356f, 2.76047356f, -0.0354057698f, 1.94155418f, 0.842345159f, 5.3299438f},
       {0.688078753f, 0.477123784f, 1.178397f, 1.33930354f});
@@ -131,16 +142,17 @@ CASES(Attend) {
   known_numbers(*this);
   auto put = [this](const Attend& op) { add(op, allowed(*this, op)); };
   for (DType type : {F32, F16, BF16}) {
-    for (int length : {1, 2, 63, 64, 65, 200}) put(attention(*this, {.lengths = {length}, .type = type}));            // decoding
-    put(attention(*this, {.lengths = {1000}, .size = 16, .width = 16, .type = type}));                                // far on
-    for (int fresh : {7, 65, 130}) put(attention(*this, {.lengths = {130}, .fresh = fresh, .heads = 2, .groups = 1, .size = 32, .type = type}));
-    put(attention(*this, {.lengths = {5, 64, 1, 129}, .fresh = 3, .padding = 2, .type = type}));                      // a batch
+    for (int length : {1, 2, 63, 64, 65, 200}) put(attention(*this, {.lengths = {length}, .type = type}));  // decoding
+    put(attention(*this, {.lengths = {1000}, .size = 16, .width = 16, .type = type}));                      // far on
+    for (int fresh : {7, 65, 130})
+      put(attention(*this, {.lengths = {130}, .fresh = fresh, .heads = 2, .groups = 1, .size = 32, .width = 32, .type = type}));
+    put(attention(*this, {.lengths = {5, 64, 1, 129}, .fresh = 3, .padding = 2, .type = type}));  // a batch
     put(attention(*this, {.lengths = {40, 90}, .fresh = 8, .padding = 3, .type = type, .shuffle = true}));
-    put(attention(*this, {.lengths = {70}, .fresh = 5, .heads = 4, .groups = 4, .size = 32, .width = 32, .type = type}));   // MHA
+    put(attention(*this, {.lengths = {70}, .fresh = 5, .heads = 4, .groups = 4, .size = 32, .width = 32, .type = type}));    // MHA
     put(attention(*this, {.lengths = {70}, .fresh = 5, .heads = 6, .groups = 1, .size = 128, .width = 128, .type = type}));  // MQA
     put(attention(*this, {.lengths = {70}, .fresh = 4, .heads = 3, .groups = 3, .size = 5, .width = 7, .type = type}));      // odd sizes
     put(attention(*this, {.lengths = {70}, .fresh = 4, .heads = 2, .groups = 1, .size = 96, .width = 40, .type = type}));
-    put(attention(*this, {.lengths = {300}, .heads = 14, .groups = 2, .type = type}));                                // 7 heads on a group
+    put(attention(*this, {.lengths = {300}, .heads = 14, .groups = 2, .type = type}));  // 7 heads on a group
     Attend op = attention(*this, {.lengths = {150, 20}, .fresh = 20, .type = type});
     op.causal = false;
     put(op);
@@ -150,6 +162,9 @@ CASES(Attend) {
         op.window = window, op.sinks = sinks;
         put(op);
       }
+    op = attention(*this, {.lengths = {90}, .fresh = 90, .heads = 2, .groups = 1, .size = 32, .width = 32, .type = type});
+    op.window = 16, op.sinks = 4;  // from the beginning: the first tokens have no sinks beside their window
+    put(op);
     op = attention(*this, {.lengths = {100}, .fresh = 10, .type = type});
     op.softcap = 1.5f;
     put(op);
@@ -159,7 +174,7 @@ CASES(Attend) {
     op.q = normal({2, 4, 64}, F32, 30);  // sharp: weights of one key
     put(op);
     op = attention(*this, {.lengths = {190}, .fresh = 4, .type = type});
-    op.page.row<int32_t>(0)[1] = -1;     // a page that is gone
+    op.page.row<int32_t>(0)[1] = -1;  // a page that is gone
     put(op);
     put(attention(*this, {.lengths = {9}, .padding = 70, .type = type}));  // hardly anything to do
   }
@@ -168,8 +183,10 @@ CASES(Attend) {
 CASES(Merge) {
   const float none = -std::numeric_limits<float>::infinity();
   // Equal weights; three to one (log 3); only b; only a; none at all.
-  known({.a = values({1, 5, 2}, {1, 2, 4, 8, 9, 9, 5, 6, 9, 9}), .b = values({1, 5, 2}, {3, 6, 8, 0, 7, 8, 9, 9, 9, 9}),
-         .a_lse = values({1, 5}, {2, 1.09861229f, none, -3, none}), .b_lse = values({1, 5}, {2, 0, 5, none, none})},
+  known({.a = values({1, 5, 2}, {1, 2, 4, 8, 9, 9, 5, 6, 9, 9}),
+         .b = values({1, 5, 2}, {3, 6, 8, 0, 7, 8, 9, 9, 9, 9}),
+         .a_lse = values({1, 5}, {2, 1.09861229f, none, -3, none}),
+         .b_lse = values({1, 5}, {2, 0, 5, none, none})},
         {values({1, 5, 2}, {2, 4, 5, 6, 7, 8, 5, 6, 0, 0}), values({1, 5}, {2.69314718f, 1.38629436f, 5, -3, none})});
   known({.a = values({1, 1, 1}, {1}), .b = values({1, 1, 1}, {2}), .a_lse = values({1, 1}, {1e4f}), .b_lse = values({1, 1}, {-1e4f})},
         {values({1, 1, 1}, {1}), values({1, 1}, {1e4f})});

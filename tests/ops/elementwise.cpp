@@ -34,7 +34,8 @@ CASES(Cast) {
         {raw(F16, {1, 8}, {0x00, 0x3c, 0x00, 0xc0, 0xff, 0x7b, 0x00, 0x7c, 0x00, 0x68, 0x02, 0x68, 0x01, 0x00, 0x00, 0x00})});
   known({.x = raw(F16, {1, 4}, {0x00, 0x3c, 0xff, 0x03, 0x00, 0xfc, 0x00, 0x80})}, {values({1, 4}, {1, 1023 * 0x1p-24f, -inf, -0.0f})});
   // 1 + 2^-8 lies between two bf16 numbers and goes to the even one; so does 1 + 3·2^-8.
-  known({.x = values({1, 4}, {1, 1 + 0x1p-8f, 1 + 3 * 0x1p-8f, -inf}), .to = BF16}, {raw(BF16, {1, 4}, {0x80, 0x3f, 0x80, 0x3f, 0x82, 0x3f, 0x80, 0xff})});
+  known({.x = values({1, 4}, {1, 1 + 0x1p-8f, 1 + 3 * 0x1p-8f, -inf}), .to = BF16},
+        {raw(BF16, {1, 4}, {0x80, 0x3f, 0x80, 0x3f, 0x82, 0x3f, 0x80, 0xff})});
   known({.x = raw(BF16, {1, 2}, {0xc0, 0x3f, 0x00, 0xc1})}, {values({1, 2}, {1.5f, -8})});
 
   std::vector<float> eighths(32), nibbles(32);
@@ -42,7 +43,7 @@ CASES(Cast) {
   for (int i = 0; i < 32; ++i) {
     eighths[size_t(i)] = i == 31 ? 63.5f : 0.5f * float(i * 3 - 40);  // the largest is 127 steps of 0.5
     q8.push_back(uint8_t(i == 31 ? 127 : i * 3 - 40));
-    nibbles[size_t(i)] = -0.5f * float(i % 16 - 8);                   // the widest is 4 = −8 steps of −0.5
+    nibbles[size_t(i)] = -0.5f * float(i % 16 - 8);  // the widest is 4 = −8 steps of −0.5
   }
   for (int i = 0; i < 16; ++i) q4.push_back(uint8_t(i | i << 4));
   known({.x = values({1, 32}, eighths), .to = Q8_0}, {raw(Q8_0, {1, 32}, q8)});

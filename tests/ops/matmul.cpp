@@ -82,7 +82,7 @@ static Matmul random_op(Inputs& in, DType type, int64_t tokens, int64_t n, int64
 static std::vector<uint8_t> extreme(DType type, int64_t blocks) {
   std::vector<uint8_t> bytes;
   for (int64_t b = 0; b < blocks; ++b) {
-    bytes.insert(bytes.end(), {0x00, 0x3c});  // a scale of 1
+    bytes.insert(bytes.end(), {0x00, 0x3c});                                                       // a scale of 1
     bytes.insert(bytes.end(), type == Q8_0 ? 32 : 16, type == Q8_0 ? 0x80 : b % 2 ? 0x00 : 0xff);  // −128; −8 or 7
   }
   return bytes;
@@ -93,8 +93,15 @@ CASES(Matmul) {
   // [1,2]·[3,4]ᵀ = 11, [1,2]·[-1,1]ᵀ = 1; then with bias, relu and add; then gated: silu(11)·(…)
   const Tensor x = values({1, 2}, {1, 2}), w = values({2, 2}, {3, 4, -1, 1}), gate = values({2, 2}, {0, -2, 2, 0});
   known({.x = x, .w = w}, {values({1, 2}, {11, 1})});
-  known({.x = x, .w = w, .bias = values({2}, {-12, 0.5f}), .add = values({1, 2}, {100, 200}), .act = Act::relu}, {values({1, 2}, {100, 201.5f})});
-  known({.x = x, .w = w, .bias = values({2}, {-1, 0}), .gate = gate, .gate_bias = values({2}, {3, 0}), .add = values({1, 2}, {1, 1}), .act = Act::silu},
+  known({.x = x, .w = w, .bias = values({2}, {-12, 0.5f}), .add = values({1, 2}, {100, 200}), .act = Act::relu},
+        {values({1, 2}, {100, 201.5f})});
+  known({.x = x,
+         .w = w,
+         .bias = values({2}, {-1, 0}),
+         .gate = gate,
+         .gate_bias = values({2}, {3, 0}),
+         .add = values({1, 2}, {1, 1}),
+         .act = Act::silu},
         {values({1, 2}, {-1.68941421f, 2.76159416f})});  // silu(−1)·10 + 1, silu(2)·1 + 1
   known({.x = values({1, 32}, std::vector<float>(32, 2.0f)), .w = raw(Q8_0, {1, 32}, extreme(Q8_0, 1))}, {values({1, 1}, {-128 * 64})});
   known({.x = values({1, 64}, std::vector<float>(64, 2.0f)), .w = raw(Q4_0, {1, 64}, extreme(Q4_0, 2))}, {values({1, 1}, {(7 - 8) * 64})});

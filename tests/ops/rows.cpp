@@ -30,7 +30,10 @@ static Append scattered(Inputs& in, int64_t sequences, int64_t most, int64_t tok
     seq.push_back(i % 5 == 4 ? -1 : int32_t(place[size_t(i)] / (most * page_tokens)));
     pos.push_back(int32_t(place[size_t(i)] % (most * page_tokens)));
   }
-  Append op{.x = in.normal({tokens, groups, size}), .page = in.shuffled({sequences, most}), .seq = in.ints({tokens}, seq), .pos = in.ints({tokens}, pos),
+  Append op{.x = in.normal({tokens, groups, size}),
+            .page = in.shuffled({sequences, most}),
+            .seq = in.ints({tokens}, seq),
+            .pos = in.ints({tokens}, pos),
             .pool = in.normal({sequences * most, page_tokens, groups, size}, type)};
   return op;
 }
@@ -40,8 +43,12 @@ CASES(Append) {
   std::vector<float> pool(2 * 64, 7.0f);
   const Tensor before = values({2, 64, 1, 1}, pool);
   pool[64] = 1, pool[127] = 2, pool[0] = 3;
-  known({.x = values({5, 1, 1}, {1, 2, 3, 4, 5}), .page = ints({1, 3}, {1, 0, -1}), .seq = ints({5}, {0, 0, 0, -1, 0}),
-         .pos = ints({5}, {0, 63, 64, 5, 128}), .pool = before}, {values({2, 64, 1, 1}, pool)});
+  known({.x = values({5, 1, 1}, {1, 2, 3, 4, 5}),
+         .page = ints({1, 3}, {1, 0, -1}),
+         .seq = ints({5}, {0, 0, 0, -1, 0}),
+         .pos = ints({5}, {0, 63, 64, 5, 128}),
+         .pool = before},
+        {values({2, 64, 1, 1}, pool)});
   for (DType type : floats) {
     add(scattered(*this, 1, 1, 1, 1, 32, type));
     add(scattered(*this, 3, 2, 70, 2, 64, type));

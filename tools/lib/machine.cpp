@@ -158,7 +158,8 @@ double read_bandwidth(std::span<const std::byte> area, int threads, double budge
 
 double memory_bandwidth(int threads, int64_t bytes, double budget) {
   ThreadPool pool(threads);
-  const std::unique_ptr<std::byte[], decltype(&std::free)> area(static_cast<std::byte*>(std::aligned_alloc(1 << 21, size_t(bytes))), &std::free);
+  const std::unique_ptr<std::byte[], decltype(&std::free)> area(static_cast<std::byte*>(std::aligned_alloc(1 << 21, size_t(bytes))),
+                                                                &std::free);
   if (!area) return 0;
   pool.run([&](Worker w) {   // each thread touches what it will read; and not zeros, which the system may keep in one page
     const Range part = w.share(bytes, 4096);
@@ -179,7 +180,8 @@ double peak(Unit unit, int threads, double budget) {
 
 MachineLimits measure_limits(int threads) {
   if (threads <= 0) threads = hardware_threads();
-  return {memory_bandwidth(threads) / 1e9, peak(Unit::fp32, threads) / 1e9, peak(Unit::bf16, threads) / 1e9, peak(Unit::int8, threads) / 1e9};
+  return {memory_bandwidth(threads) / 1e9, peak(Unit::fp32, threads) / 1e9, peak(Unit::bf16, threads) / 1e9,
+          peak(Unit::int8, threads) / 1e9};
 }
 
 int64_t peak_memory() {

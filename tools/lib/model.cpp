@@ -5,7 +5,7 @@
 #include <chrono>
 
 #include "base/threads.h"
-#include "models/vocabulary.h"
+#include "tools/lib/vocabulary.h"
 #include "models/zoo.h"
 
 namespace folio {
@@ -13,14 +13,19 @@ namespace folio {
 double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void add_model_flags(CLI::App& app, ModelFlags& flags) {
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);   // a script's flags may be overruled by later ones
   app.add_option("-m,--model", flags.path, "The model: a .folio file (tools/convert.py makes them)")->required();
-  app.add_option("-t,--threads", flags.threads, "Threads; 0: all that this process may use")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("-t,--threads", flags.threads, "Threads; 0: all that this process may use")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
   app.add_option("-c,--ctx-size", flags.context, "Most tokens of a text, prompt and answer; 0: what the model was trained for")
       ->check(CLI::Range(int64_t(0), int64_t(1) << 30))->capture_default_str();
   app.add_option("-b,--batch-size,--chunk", flags.chunk, "Tokens of the prompt that are read at once")
       ->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  app.add_option("--cache-type", flags.cache_type, "Number format of the attention cache: auto (f32 for f32 weights, else f16), f32, f16 or bf16")
-      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))->capture_default_str();
+  app.add_option("--cache-type", flags.cache_type,
+                 "Number format of the attention cache: auto (f32 for f32 weights, else f16), f32, f16 or bf16")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))
+      ->capture_default_str();
   app.add_flag("--verify", flags.verify, "Check the hash of every tensor before anything else");
 }
 
@@ -84,7 +89,8 @@ std::vector<Token> parse_tokens(const std::string& text, int64_t vocab) {
     while (stop < end && !separates(*stop)) ++stop;
     const std::string word(at, std::min<size_t>(size_t(stop - at), 40));
     check(whole, "--tokens: '", word, "' is no token id; expected numbers like \"1 2 3\"");
-    check(error == std::errc() && id >= 0 && id < vocab, "--tokens: there is no token ", word, ": the vocabulary has ", vocab, " tokens, 0 to ", vocab - 1);
+    check(error == std::errc() && id >= 0 && id < vocab, "--tokens: there is no token ", word, ": the vocabulary has ", vocab,
+          " tokens, 0 to ", vocab - 1);
     ids.push_back(Token(id));
     at = after;
   }

@@ -24,7 +24,7 @@ struct ModelFlags {
   bool verify = false;
 };
 
-// -m -t -c -b --cache-type --verify
+// -m -t -c -b --cache-type --verify. To be called first: of a flag that is given twice, the last one counts from here on.
 void add_model_flags(CLI::App& app, ModelFlags& flags);
 
 struct OpenModel {

@@ -35,7 +35,8 @@ static std::string per_second(double n) {
 
 std::string statistics_line(const OpenModel& model, const Generated& run, uint64_t seed) {
   const int64_t peak = peak_memory();   // before the bandwidth is measured
-  std::string out = join("prompt ", with_commas(run.prompt_tokens), run.prompt_tokens == 1 ? " token, " : " tokens, ", per_second(prompt_rate(run)));
+  std::string out =
+      join("prompt ", with_commas(run.prompt_tokens), run.prompt_tokens == 1 ? " token, " : " tokens, ", per_second(prompt_rate(run)));
   if (run.steps > 0) {
     const double used = rate(bytes_read(model, run), run.decode_seconds), most = measured_bandwidth(model);
     char text[96];

@@ -17,7 +17,8 @@ double bytes_read(const OpenModel& model, const Generated& run);
 double prompt_rate(const Generated& run);
 double decode_rate(const Generated& run);
 
-// "prompt 12 tokens, 1,234 tokens/s · decode 99 tokens, 56.7 tokens/s · 12.3 GB/s, 85% of 14.5 · peak 1.2 GB · seed 42 · logits 0123456789abcdef"
+// "prompt 12 tokens, 1,234 tokens/s · decode 99 tokens, 56.7 tokens/s · 12.3 GB/s, 85% of 14.5 · peak 1.2 GB · seed 42 ·
+// logits 0123456789abcdef" on one line. Decoding counts steps: the first new token came with the prompt.
 // Bandwidth is what the same threads reach when they do nothing but read the same weights; measuring it takes some 50 ms.
 std::string statistics_line(const OpenModel& model, const Generated& run, uint64_t seed);
 

@@ -12,13 +12,18 @@ namespace folio {
 void add_sampling_flags(CLI::App& app, SamplingFlags& flags) {
   SamplerOptions& o = flags.options;
   const std::string group = "How the next token is chosen (in this order)";
-  auto add = [&](const char* name, auto& value, const char* what) { app.add_option(name, value, what)->capture_default_str()->group(group); };
+  auto add = [&](const char* name, auto& value, const char* what) {
+    app.add_option(name, value, what)->capture_default_str()->group(group);
+  };
   add("--repeat-penalty", o.repeat_penalty, "Divide positive logits of repeated tokens by this, multiply negative ones; 1: off");
   add("--presence-penalty", o.presence_penalty, "Take this off the logit of a repeated token");
   add("--frequency-penalty", o.frequency_penalty, "and this once for each time it was there");
   add("--repeat-last-n", o.repeat_last_n, "Tokens that the three look back; -1: all");
-  app.add_option("--logit-bias", flags.biases, "Add to the logit of one token: ID+X or ID-X, as in 15043+1; ID-inf forbids it. May be repeated")
-      ->allow_extra_args(false)->group(group);
+  app.add_option("--logit-bias", flags.biases,
+                 "Add to the logit of one token: ID+X or ID-X, as in 15043+1; ID-inf forbids it. May be repeated")
+      ->allow_extra_args(false)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+      ->group(group);
   add("--top-k", o.top_k, "Keep the k likeliest; 0: all");
   add("--typical", o.typical, "Keep the set nearest to the mean surprise that holds this probability; 1: off");
   add("--top-p", o.top_p, "Keep the smallest set of the likeliest that holds this probability; 1: off");

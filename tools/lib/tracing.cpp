@@ -37,7 +37,9 @@ void add_tracing_flags(CLI::App& app, TracingFlags& flags) {
   app.add_flag("--eager", flags.eager, "Run it node by node and print each one's checksum, range and mean")->group(group);
   app.add_option("--against", flags.against, "Run it here and on this device, and name the first node that differs: reference")
       ->check(CLI::IsMember({"reference"}))->group(group);
-  app.add_option("--print-graph", flags.print_graph, "Print its graph as text or as dot")->check(CLI::IsMember({"text", "dot"}))->group(group);
+  app.add_option("--print-graph", flags.print_graph, "Print its graph as text or as dot")
+      ->check(CLI::IsMember({"text", "dot"}))
+      ->group(group);
 }
 
 int trace_first_step(OpenModel& model, std::span<const Token> prompt, const TracingFlags& flags) {

@@ -13,6 +13,16 @@ struct AttendQueries {
   const int32_t *first, *end, *sinked, *pos;   // of each token: its keys are [0, sinked) and [first, end)
   const float* slopes;              // of the group's heads; null: no ALiBi
   float scale, softcap;
+  const float* packed;              // what `pack` has made of q: as many floats as q has
+};
+
+// A page of one group, bytes from key to key, and the page that comes next, fetched meanwhile (null: none).
+struct AttendKeys {
+  int kind;                         // 0 f32, 1 f16, 2 bf16
+  int value_width;
+  const void *k, *v;
+  int64_t k_stride, v_stride;
+  const void *k_ahead, *v_ahead;
 };
 
 // A softmax under way: o = Σ e^(s − m)·v unnormalised, m = the highest logit so far, l = Σ e^(s − m).
@@ -31,12 +41,10 @@ struct AttendWhole {
 };
 
 struct AttendInner {
-  // A page of one group as floats, its keys `from` to `to` and those that share a vector with them.
-  // kind: 0 f32, 1 f16, 2 bf16. stride: bytes from key to key. ahead: the page that comes next, fetched meanwhile; may be null.
-  void (*keys)(int kind, const void* k, int64_t stride, int width, int from, int to, float* columns, const void* ahead);   // -> [width][64]
-  void (*values)(int kind, const void* v, int64_t stride, int width, int from, int to, float* rows, int padded, const void* ahead);   // -> [64][padded]
+  void (*pack)(const AttendQueries&, float* packed);
   // Takes the keys from <= key < to of the page that begins at token `start` into the sum.
-  void (*page)(const AttendQueries&, const AttendSum&, const float* columns, const float* rows, int start, int from, int to);
+  // buffer: 64 · (D + the sum's width) floats.
+  void (*page)(const AttendQueries&, const AttendSum&, const AttendKeys&, float* buffer, int start, int from, int to);
   // Joins a part of the keys into the whole, rows from <= r < to. begin: the whole is empty yet, nothing of it is read.
   void (*fold)(bool begin, const AttendSum& part, const AttendWhole&, int from, int to);
   void (*scale)(float* o, int width, float by);

@@ -13,141 +13,200 @@ namespace folio {
 namespace {
 
 constexpr int attend_page = 64;
+#define FOLIO_UNROLL _Pragma("GCC unroll 16")
+
 constexpr float attend_nothing = -__builtin_inff();
-#if FOLIO_SET == FOLIO_SET_avx2 || FOLIO_SET == FOLIO_SET_plain
-constexpr int attend_rows = 6, attend_vectors = 2;   // 12 of 16 registers are sums
+// A product's tile in registers: rows × vectors sums. More rows than vectors, since then a page is read less often from L2.
+#if FOLIO_SET == FOLIO_SET_avx512 || FOLIO_SET == FOLIO_SET_avx512_bf16
+constexpr int attend_rows = 12, attend_vectors = 2;
+#elif FOLIO_SET == FOLIO_SET_neon
+constexpr int attend_rows = 6, attend_vectors = 4;
 #else
-constexpr int attend_rows = 6, attend_vectors = 4;   // 24 of 32
+constexpr int attend_rows = 6, attend_vectors = 2;
 #endif
+constexpr int attend_panel = attend_vectors * Vec::lanes;   // a page's floats lie in panels as wide as the tile: [panel][D][attend_panel]
 
 template <class Row>
-void attend_keys_of(const char* k, int64_t stride, int width, int from, int to, float* columns, const char* ahead) {
-  using Number = typename Row::Number;
-  constexpr int lanes = Vec::lanes;
-  const int line = 64, bytes = width * int(sizeof(Number));
-  for (int j = from / lanes * lanes; j < to; j += lanes) {
-    for (int d = 0; d < width; d += lanes) {
-      Vec square[lanes];
-      const int n = width - d;
-      for (int i = 0; i < lanes; ++i) {
-        const Number* row = reinterpret_cast<const Number*>(k + (j + i) * stride) + d;
-        square[i] = n >= lanes ? Row::load(row) : Row::load_n(row, n);
-      }
-      transpose(square);
-      const int used = n < lanes ? n : lanes;
-      for (int i = 0; i < used; ++i) store(columns + (d + i) * attend_page + j, square[i]);
-    }
-    if (ahead)
-      for (int i = 0; i < lanes; ++i)
-        for (int b = 0; b < bytes; b += line) __builtin_prefetch(ahead + (j + i) * stride + b, 0, 2);
-  }
+FOLIO_INLINE Vec attend_load(const char* row, int at, int width) {
+  const auto* p = reinterpret_cast<const typename Row::Number*>(row) + at;
+  return width - at >= Vec::lanes ? Row::load(p) : width > at ? Row::load_n(p, width - at) : zero();
 }
 
+FOLIO_INLINE void attend_fetch(const char* row, int bytes) {
+  for (int b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+}
+
+// Keys j .. j + lanes − 1, numbers d .. d + lanes − 1, turned: square[i] has number d + i of those keys.
+template <class Row, bool Whole>
+FOLIO_INLINE void attend_square(const char* k, int64_t stride, int d, int width, Vec (&square)[Vec::lanes]) {
+  FOLIO_UNROLL
+  for (int i = 0; i < Vec::lanes; ++i, k += stride)
+    square[i] = Whole ? Row::load(reinterpret_cast<const typename Row::Number*>(k) + d) : attend_load<Row>(k, d, width);
+  transpose(square);
+}
+
+// Keys to floats, turned, in panels: number d of key j at columns[(j / panel · width + d) · panel + j % panel].
 template <class Row>
-void attend_values_of(const char* v, int64_t stride, int width, int from, int to, float* rows, int padded, const char* ahead) {
-  using Number = typename Row::Number;
+FOLIO_INLINE void attend_keys(const AttendKeys& keys, int width, int from, int to, float* columns) {
   constexpr int lanes = Vec::lanes;
-  const int line = 64, bytes = width * int(sizeof(Number));
-  for (int j = from; j < to; ++j) {
-    const Number* row = reinterpret_cast<const Number*>(v + j * stride);
-    float* out = rows + j * padded;
+  const char *k = static_cast<const char*>(keys.k), *ahead = static_cast<const char*>(keys.k_ahead);
+  for (int j = from / attend_panel * attend_panel; j < to; j += lanes) {
+    float* panel = columns + int64_t(j / attend_panel) * width * attend_panel + j % attend_panel;
+    const char* at = k + j * keys.k_stride;
     int d = 0;
-    for (; d + lanes <= width; d += lanes) store(out + d, Row::load(row + d));
-    if (d < width) {
-      store(out + d, Row::load_n(row + d, width - d));
-      d += lanes;
+    for (; d + lanes <= width; d += lanes) {
+      Vec square[lanes];
+      attend_square<Row, true>(at, keys.k_stride, d, width, square);
+      FOLIO_UNROLL
+      for (int i = 0; i < lanes; ++i) store(panel + (d + i) * attend_panel, square[i]);
     }
-    for (; d < padded; d += lanes) store(out + d, zero());
+    if (d < width) {
+      Vec square[lanes];
+      attend_square<Row, false>(at, keys.k_stride, d, width, square);
+      for (int i = 0; d + i < width; ++i) store(panel + (d + i) * attend_panel, square[i]);
+    }
     if (ahead)
-      for (int b = 0; b < bytes; b += line) __builtin_prefetch(ahead + j * stride + b, 0, 2);
+      for (int i = 0; i < lanes; ++i) attend_fetch(ahead + (j + i) * keys.k_stride, width * int(sizeof(typename Row::Number)));
   }
 }
 
-void attend_keys(int kind, const void* k, int64_t stride, int width, int from, int to, float* columns, const void* ahead) {
-  const char *at = static_cast<const char*>(k), *next = static_cast<const char*>(ahead);
-  if (kind == 0) attend_keys_of<F32Row>(at, stride, width, from, to, columns, next);
-  else if (kind == 1) attend_keys_of<F16Row>(at, stride, width, from, to, columns, next);
-  else attend_keys_of<Bf16Row>(at, stride, width, from, to, columns, next);
-}
-void attend_values(int kind, const void* v, int64_t stride, int width, int from, int to, float* rows, int padded, const void* ahead) {
-  const char *at = static_cast<const char*>(v), *next = static_cast<const char*>(ahead);
-  if (kind == 0) attend_values_of<F32Row>(at, stride, width, from, to, rows, padded, next);
-  else if (kind == 1) attend_values_of<F16Row>(at, stride, width, from, to, rows, padded, next);
-  else attend_values_of<Bf16Row>(at, stride, width, from, to, rows, padded, next);
+// Values to floats in panels: numbers at .. at + panel − 1 of key j from rows[64·at + j·panel] on. The last panel may be narrower.
+template <class Row>
+FOLIO_INLINE void attend_values(const AttendKeys& keys, int padded, int from, int to, float* rows) {
+  constexpr int lanes = Vec::lanes;
+  const int width = keys.value_width;
+  const char *v = static_cast<const char*>(keys.v), *ahead = static_cast<const char*>(keys.v_ahead);
+  for (int j = from; j < to; ++j) {
+    for (int at = 0; at < padded; at += attend_panel) {
+      const int wide = padded - at < attend_panel ? padded - at : attend_panel;
+      float* out = rows + int64_t(attend_page) * at + j * wide;
+      for (int i = 0; i < wide; i += lanes) store(out + i, attend_load<Row>(v + j * keys.v_stride, at + i, width));
+    }
+    if (ahead) attend_fetch(ahead + j * keys.v_stride, width * int(sizeof(typename Row::Number)));
+  }
 }
 
 // Up to attend_rows query rows and what they need of the page at hand.
 struct AttendBlock {
-  const float* q[attend_rows];
-  float* o[attend_rows];
+  const float* q;                                               // [D][R], scaled
+  float* o;                                                     // [R][width]
   int low[attend_rows], high[attend_rows], sink[attend_rows];   // the row's keys within the page: [0, sink) and [low, high)
   float by[attend_rows];                                        // what the sum so far is worth now: e^(m before − m)
   alignas(64) float s[attend_rows][attend_page];                // logits, then e^(s − m)
 };
 
-template <int R, int N>
-FOLIO_INLINE void attend_scores_tile(AttendBlock& b, const float* columns, int width, int at) {
-  constexpr int lanes = Vec::lanes;
-  Vec sum[R][N];
-  for (int r = 0; r < R; ++r)
-    for (int n = 0; n < N; ++n) sum[r][n] = zero();
-  const float* k = columns + at;
-  for (int d = 0; d < width; ++d, k += attend_page) {
-    Vec key[N];
-    for (int n = 0; n < N; ++n) key[n] = load(k + n * lanes);
-    for (int r = 0; r < R; ++r) {
-      const Vec x = splat(b.q[r][d]);
-      for (int n = 0; n < N; ++n) sum[r][n] = fma(x, key[n], sum[r][n]);
-    }
-  }
-  for (int r = 0; r < R; ++r)
-    for (int n = 0; n < N; ++n) store(&b.s[r][at + n * lanes], sum[r][n]);
-}
-
+// s = q·k, panel by panel of keys.
 template <int R>
-void attend_scores(AttendBlock& b, const float* columns, int width, int from, int to) {
-  constexpr int lanes = Vec::lanes, most = attend_vectors;
-  int at = from / lanes * lanes;
-  for (; at + (most - 1) * lanes < to; at += most * lanes) attend_scores_tile<R, most>(b, columns, width, at);
-  for (; at < to; at += lanes) attend_scores_tile<R, 1>(b, columns, width, at);
+FOLIO_INLINE void attend_scores(AttendBlock& b, const float* columns, int width, int from, int to) {
+  constexpr int lanes = Vec::lanes, N = attend_vectors;
+  for (int at = from / attend_panel * attend_panel; at < to; at += attend_panel) {
+    Vec sum[R][N];
+    for (int r = 0; r < R; ++r)
+      for (int n = 0; n < N; ++n) sum[r][n] = zero();
+    const float *k = columns + int64_t(at) * width, *q = b.q;
+    for (int d = 0; d < width; ++d, k += attend_panel, q += R) {
+      Vec key[N];
+      for (int n = 0; n < N; ++n) key[n] = load(k + n * lanes);
+      FOLIO_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const Vec x = splat(q[r]);
+        for (int n = 0; n < N; ++n) sum[r][n] = fma(x, key[n], sum[r][n]);
+      }
+    }
+    FOLIO_UNROLL
+    for (int r = 0; r < R; ++r)
+      for (int n = 0; n < N; ++n) store(&b.s[r][at + n * lanes], sum[r][n]);
+  }
 }
 
-template <int R, int N>
-FOLIO_INLINE void attend_output_tile(AttendBlock& b, const float* rows, int padded, int from, int to, int at) {
+// The same straight from the keys' bytes: the turned square stays in registers, which is worth it while it is used once.
+template <int R, class Row>
+FOLIO_INLINE void attend_scores_of(AttendBlock& b, const AttendKeys& keys, int width, int from, int to) {
+  constexpr int lanes = Vec::lanes;
+  const char *k = static_cast<const char*>(keys.k), *ahead = static_cast<const char*>(keys.k_ahead);
+  for (int j = from / lanes * lanes; j < to; j += lanes) {
+    Vec sum[R];
+    for (int r = 0; r < R; ++r) sum[r] = zero();
+    const char* at = k + j * keys.k_stride;
+    const float* q = b.q;
+    int d = 0;
+    for (; d + lanes <= width; d += lanes, q += lanes * R) {
+      Vec square[lanes];
+      attend_square<Row, true>(at, keys.k_stride, d, width, square);
+      FOLIO_UNROLL
+      for (int i = 0; i < lanes; ++i) {
+        FOLIO_UNROLL
+        for (int r = 0; r < R; ++r) sum[r] = fma(splat(q[i * R + r]), square[i], sum[r]);
+      }
+    }
+    if (d < width) {
+      Vec square[lanes];
+      attend_square<Row, false>(at, keys.k_stride, d, width, square);
+      for (int i = 0; d + i < width; ++i)
+        for (int r = 0; r < R; ++r) sum[r] = fma(splat(q[i * R + r]), square[i], sum[r]);
+    }
+    for (int r = 0; r < R; ++r) store(&b.s[r][j], sum[r]);
+    if (ahead)
+      for (int i = 0; i < lanes; ++i) attend_fetch(ahead + (j + i) * keys.k_stride, width * int(sizeof(typename Row::Number)));
+  }
+}
+
+// o = o·by + Σ p·v of N vectors; Row and stride say what v is.
+template <int R, int N, class Row>
+FOLIO_INLINE void attend_output_tile(AttendBlock& b, const char* v, int64_t stride, int padded, int from, int to, int at) {
   constexpr int lanes = Vec::lanes;
   Vec sum[R][N];
+  FOLIO_UNROLL
   for (int r = 0; r < R; ++r)
-    for (int n = 0; n < N; ++n) sum[r][n] = load(b.o[r] + at + n * lanes) * splat(b.by[r]);
-  const float* v = rows + int64_t(from) * padded + at;
-  for (int j = from; j < to; ++j, v += padded) {
+    for (int n = 0; n < N; ++n) sum[r][n] = load(b.o + r * padded + at + n * lanes) * splat(b.by[r]);
+  v += from * stride;
+  for (int j = from; j < to; ++j, v += stride) {
     Vec value[N];
-    for (int n = 0; n < N; ++n) value[n] = load(v + n * lanes);
+    for (int n = 0; n < N; ++n) value[n] = Row::load(reinterpret_cast<const typename Row::Number*>(v) + n * lanes);
+    FOLIO_UNROLL
     for (int r = 0; r < R; ++r) {
       const Vec p = splat(b.s[r][j]);
       for (int n = 0; n < N; ++n) sum[r][n] = fma(p, value[n], sum[r][n]);
     }
   }
+  FOLIO_UNROLL
   for (int r = 0; r < R; ++r)
-    for (int n = 0; n < N; ++n) store(b.o[r] + at + n * lanes, sum[r][n]);
+    for (int n = 0; n < N; ++n) store(b.o + r * padded + at + n * lanes, sum[r][n]);
 }
 
 template <int R>
-void attend_output(AttendBlock& b, const float* rows, int padded, int from, int to) {
-  constexpr int lanes = Vec::lanes, most = attend_vectors;
+FOLIO_INLINE void attend_output(AttendBlock& b, const float* rows, int padded, int from, int to) {
+  constexpr int lanes = Vec::lanes;
   int at = 0;
-  for (; at + most * lanes <= padded; at += most * lanes) attend_output_tile<R, most>(b, rows, padded, from, to, at);
-  for (; at < padded; at += lanes) attend_output_tile<R, 1>(b, rows, padded, from, to, at);
+  for (; at + attend_panel <= padded; at += attend_panel)
+    attend_output_tile<R, attend_vectors, F32Row>(b, reinterpret_cast<const char*>(rows + attend_page * at), 4 * attend_panel, padded, from, to, at);
+  // Only 16 numbers can be left, and those only where a panel is 32 wide.
+  if (at < padded) attend_output_tile<R, attend_panel == 32 ? 16 / lanes : 1, F32Row>(b, reinterpret_cast<const char*>(rows + attend_page * at), 4 * 16, padded, from, to, at);
+}
+
+// The same straight from the values' bytes, whose width must be a multiple of 16.
+template <int R, class Row>
+FOLIO_INLINE void attend_output_of(AttendBlock& b, const AttendKeys& keys, int padded, int from, int to) {
+  constexpr int lanes = Vec::lanes;
+  const int bytes = int(sizeof(typename Row::Number));
+  const char *v = static_cast<const char*>(keys.v), *ahead = static_cast<const char*>(keys.v_ahead);
+  if (ahead)
+    for (int j = from; j < to; ++j) attend_fetch(ahead + j * keys.v_stride, padded * bytes);
+  int at = 0;
+  for (; at + attend_panel <= padded; at += attend_panel)
+    attend_output_tile<R, attend_vectors, Row>(b, v + at * bytes, keys.v_stride, padded, from, to, at);
+  if (at < padded) attend_output_tile<R, attend_panel == 32 ? 16 / lanes : 1, Row>(b, v + at * bytes, keys.v_stride, padded, from, to, at);
 }
 
 // Dot products to logits of row r, −∞ where the row may not look. Returns the highest.
 FOLIO_INLINE float attend_logits(AttendBlock& b, int r, const AttendQueries& q, float slope, int behind, int from, int to) {
   constexpr int lanes = Vec::lanes;
   static constexpr float order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const Vec nothing = splat(attend_nothing), scale = splat(q.scale);
+  const Vec nothing = splat(attend_nothing);
   const int low = b.low[r], high = b.high[r], sink = b.sink[r];
   Vec most = nothing;
   for (int j = from / lanes * lanes; j < to; j += lanes) {
-    Vec s = load(&b.s[r][j]) * scale;
+    Vec s = load(&b.s[r][j]);
     if (q.softcap > 0) s = tanh(s * splat(1 / q.softcap)) * splat(q.softcap);
     if (slope != 0) s = nfma(splat(slope), splat(float(behind - j)) - load(order), s);
     if (j < low || j + lanes > high) {
@@ -190,15 +249,14 @@ FOLIO_INLINE void attend_softmax(AttendBlock& b, const AttendQueries& q, int row
   }
 }
 
+// Which keys of the page the rows of a block see. Returns false if none of them sees any; else low and high hold them all.
 template <int R>
-void attend_block(const AttendQueries& q, const AttendSum& sum, const float* columns, const float* rows, int row, int start, int from, int to) {
-  AttendBlock b;
-  int low = to, high = from;
+FOLIO_INLINE bool attend_limits(AttendBlock& b, const AttendQueries& q, int row, int start, int to, int& low, int& high) {
+  low = to;
+  high = 0;
   for (int r = 0; r < R; ++r) {
-    const int token = (row + r) / q.heads, head = (row + r) % q.heads;
+    const int token = (row + r) / q.heads;
     auto within = [&](int32_t key) { return key < start ? 0 : key - start > to ? to : key - start; };
-    b.q[r] = q.q + token * q.token_stride + head * q.head_stride;
-    b.o[r] = sum.o + int64_t(row + r) * sum.width;
     b.low[r] = within(q.first[token]);
     b.high[r] = within(q.end[token]);
     b.sink[r] = within(q.sinked[token]);
@@ -211,23 +269,90 @@ void attend_block(const AttendQueries& q, const AttendSum& sum, const float* col
       if (b.high[r] > high) high = b.high[r];
     }
   }
-  if (low >= high) return;
+  return low < high;
+}
+
+template <int R>
+void attend_block(const AttendQueries& q, const AttendSum& sum, const float* columns, const float* rows, int row, int start, int to) {
+  AttendBlock b;
+  int low, high;
+  if (!attend_limits<R>(b, q, row, start, to, low, high)) return;
+  b.q = q.packed + int64_t(row) * q.width;
+  b.o = sum.o + int64_t(row) * sum.width;
   attend_scores<R>(b, columns, q.width, low, high);
   attend_softmax<R>(b, q, row, start, sum.m + row, sum.l + row, low, high);
   attend_output<R>(b, rows, sum.width, low, high);
 }
 
-void attend_page_of(const AttendQueries& q, const AttendSum& sum, const float* columns, const float* rows, int start, int from, int to) {
-  const int all = q.tokens * q.heads, blocks = (all + attend_rows - 1) / attend_rows;
-  for (int i = 0; i < blocks; ++i) {
-    const int row = all * i / blocks;   // blocks of equal size: 4 and 4 rather than 6 and 2
-    switch (all * (i + 1) / blocks - row) {
-      case 1: attend_block<1>(q, sum, columns, rows, row, start, from, to); break;
-      case 2: attend_block<2>(q, sum, columns, rows, row, start, from, to); break;
-      case 3: attend_block<3>(q, sum, columns, rows, row, start, from, to); break;
-      case 4: attend_block<4>(q, sum, columns, rows, row, start, from, to); break;
-      case 5: attend_block<5>(q, sum, columns, rows, row, start, from, to); break;
-      default: attend_block<6>(q, sum, columns, rows, row, start, from, to); break;
+// All rows of the tile at once, from the page's bytes.
+template <int R, class Row>
+void attend_few_rows(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, int start, int to) {
+  AttendBlock b;
+  int low, high;
+  if (!attend_limits<R>(b, q, 0, start, to, low, high)) return;
+  b.q = q.packed;
+  b.o = sum.o;
+  attend_scores_of<R, Row>(b, keys, q.width, low, high);
+  attend_softmax<R>(b, q, 0, start, sum.m, sum.l, low, high);
+  attend_output_of<R, Row>(b, keys, sum.width, low, high);
+}
+
+// How many of `left` rows the next block takes: 12, 8, 6, 4, 2 or 1, and 8 and 8 rather than 12 and 4.
+FOLIO_INLINE int attend_next(int left) {
+  const int room = left > attend_rows && left < 2 * attend_rows ? (left + 1) / 2 : left;
+  return room >= attend_rows ? attend_rows : attend_rows > 8 && room >= 8 ? 8 : room >= 4 ? 4 : room >= 2 ? 2 : 1;
+}
+
+// Takes the page if the tile has so few rows that it should be taken from its bytes.
+template <class Row>
+FOLIO_INLINE bool attend_few(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, int start, int to) {
+  const int rows = q.tokens * q.heads;
+  if (keys.value_width != sum.width || attend_next(rows) != rows) return false;
+  switch (rows) {
+    case 1: attend_few_rows<1, Row>(q, sum, keys, start, to); return true;
+    case 2: attend_few_rows<2, Row>(q, sum, keys, start, to); return true;
+    case 4: attend_few_rows<4, Row>(q, sum, keys, start, to); return true;
+    case 8: attend_few_rows<attend_rows < 8 ? 1 : 8, Row>(q, sum, keys, start, to); return true;
+    default: return false;
+  }
+}
+
+void attend_blocks(const AttendQueries& q, const AttendSum& sum, const float* columns, const float* rows, int start, int to) {
+  for (int row = 0, n; row < q.tokens * q.heads; row += n) {
+    n = attend_next(q.tokens * q.heads - row);
+    switch (n) {
+      case 1: attend_block<1>(q, sum, columns, rows, row, start, to); break;
+      case 2: attend_block<2>(q, sum, columns, rows, row, start, to); break;
+      case 4: attend_block<4>(q, sum, columns, rows, row, start, to); break;
+      case 8: attend_block<attend_rows < 8 ? 1 : 8>(q, sum, columns, rows, row, start, to); break;
+      default: attend_block<attend_rows>(q, sum, columns, rows, row, start, to); break;
+    }
+  }
+}
+
+template <class Row>
+FOLIO_INLINE void attend_page_in(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, float* buffer, int start, int from, int to) {
+  if (attend_few<Row>(q, sum, keys, start, to)) return;
+  float *columns = buffer, *rows = buffer + q.width * attend_page;
+  attend_keys<Row>(keys, q.width, from, to, columns);
+  attend_values<Row>(keys, sum.width, from, to, rows);
+  attend_blocks(q, sum, columns, rows, start, to);
+}
+
+void attend_page_of(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, float* buffer, int start, int from, int to) {
+  if (keys.kind == 0) attend_page_in<F32Row>(q, sum, keys, buffer, start, from, to);
+  else if (keys.kind == 1) attend_page_in<F16Row>(q, sum, keys, buffer, start, from, to);
+  else attend_page_in<Bf16Row>(q, sum, keys, buffer, start, from, to);
+}
+
+// Queries in the order in which a block's product reads them.
+void attend_pack(const AttendQueries& q, float* packed) {
+  for (int row = 0, n; row < q.tokens * q.heads; row += n) {
+    n = attend_next(q.tokens * q.heads - row);
+    for (int r = 0; r < n; ++r) {
+      const float* from = q.q + (row + r) / q.heads * q.token_stride + (row + r) % q.heads * q.head_stride;
+      float* to = packed + int64_t(row) * q.width + r;
+      for (int d = 0; d < q.width; ++d) to[int64_t(d) * n] = q.scale * from[d];
     }
   }
 }
@@ -276,7 +401,7 @@ void attend_scale(float* o, int width, float by) {
   if (d < width) store_n(o + d, load_n(o + d, width - d) * splat(by), width - d);
 }
 
-constexpr AttendInner attend_inner = {attend_keys, attend_values, attend_page_of, attend_fold, attend_scale};
+constexpr AttendInner attend_inner = {attend_pack, attend_page_of, attend_fold, attend_scale};
 
 }  // namespace
 }  // namespace folio

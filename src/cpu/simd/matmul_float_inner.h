@@ -45,7 +45,13 @@ constexpr int tile_rows = 4, tile_tokens = 6, narrow_rows = 3;
 constexpr int few_tokens = 8;                    // with narrow_rows
 // Bytes of a token that a tile takes at a time: tokens, and the rows that pass by, share a first-level cache of 32 KiB or more,
 // whose places repeat every 4 KiB. Rows of spread_bytes lie half of that apart.
-constexpr int64_t cut_bytes(int tokens) { return tokens <= 2 ? 8192 : tokens <= 4 ? 4096 : 2048; }
+constexpr int64_t cut_bytes(int tokens) { return tokens <= 2 ? 8192 : tokens <= 4 ? 4096 :
+#ifdef V_CUT
+  4096;
+#else
+  2048;
+#endif
+ }
 int64_t spread_bytes(int64_t bytes) { return bytes <= 2048 ? (bytes + 63) / 64 * 64 : (bytes + 2047) / 4096 * 4096 + 2048; }
 
 struct FloatTile {
@@ -55,7 +61,7 @@ struct FloatTile {
   int64_t x_stride;
   int64_t from, to;        // of K
   int64_t ahead;           // bytes from here to the weights that the next tile wants
-  Vec* sums;               // [R][few_tokens], read unless from == 0
+  Vec* sums;               // [R][T], read unless from == 0
 };
 
 template <class P, int R, int T, class Load, class LoadToken>
@@ -79,14 +85,16 @@ __attribute__((noinline)) void float_tile(const FloatTile& a) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) sums[r][t] = a.from == 0 ? zero() : a.sums[r * few_tokens + t];
+    for (int t = 0; t < T; ++t) sums[r][t] = a.from == 0 ? zero() : a.sums[r * T + t];
   auto weights = [&](int r) { return reinterpret_cast<const Weight*>(a.w + r * a.w_stride); };
   auto tokens = [&](int t) { return reinterpret_cast<const Token*>(a.x + t * a.x_stride); };
   const int64_t ahead = a.ahead;
   int64_t k = a.from;
   for (; k + P::step <= a.to; k += P::step) {
+#ifndef V_NPF
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) prefetch(a.w + r * a.w_stride + k * int64_t(sizeof(Weight)) + ahead);
+#endif
     float_step<P, R, T>(sums, [&](int r) { return P::weight(weights(r) + k); }, [&](int t) { return P::token(tokens(t) + k); });
   }
   const int rest = int(a.to - k);
@@ -95,25 +103,25 @@ __attribute__((noinline)) void float_tile(const FloatTile& a) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) a.sums[r * few_tokens + t] = sums[r][t];
+    for (int t = 0; t < T; ++t) a.sums[r * T + t] = sums[r][t];
 }
 
 // All rows of a part with T tokens. K is cut so that the tokens stay in the first-level cache while rows pass by.
 template <class P, int R, int T>
 void float_rows(const MatmulPart& p, const uint8_t* x, float* out) {
-  Vec sums[MatmulFormat::most_rows * few_tokens];
+  Vec sums[MatmulFormat::most_rows * T];
   constexpr int64_t cut = cut_bytes(T) / int64_t(sizeof(typename P::Token));
   for (int64_t k = 0; k < p.k; k += cut) {
     FloatTile tile = {p.w, p.w_stride, x, p.x_stride, k, k + cut < p.k ? k + cut : p.k, R * p.w_stride, sums};
     int r = 0;
     for (; r + R <= p.rows; r += R) {
       tile.w = p.w + r * p.w_stride;
-      tile.sums = sums + r * few_tokens;
+      tile.sums = sums + r * T;
       float_tile<P, R, T>(tile);
     }
     for (; r < p.rows; ++r) {
       tile.w = p.w + r * p.w_stride;
-      tile.sums = sums + r * few_tokens;
+      tile.sums = sums + r * T;
       float_tile<P, 1, T>(tile);
     }
   }
@@ -123,8 +131,8 @@ void float_rows(const MatmulPart& p, const uint8_t* x, float* out) {
     float* o = out + t * p.out_stride;
     const Vec* s = sums + t;
     int r = 0;
-    for (; r + 4 <= p.rows; r += 4, s += 4 * few_tokens) store_four_sums(o + r, s[0], s[few_tokens], s[2 * few_tokens], s[3 * few_tokens]);
-    for (; r < p.rows; ++r, s += few_tokens) o[r] = sum(*s);
+    for (; r + 4 <= p.rows; r += 4, s += 4 * T) store_four_sums(o + r, s[0], s[T], s[2 * T], s[3 * T]);
+    for (; r < p.rows; ++r, s += T) o[r] = sum(*s);
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "models/vocabulary.h"
+#include "tools/lib/vocabulary.h"
 
 #include <cstring>
 
