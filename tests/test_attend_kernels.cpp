@@ -30,7 +30,8 @@ struct Piece { int seq, from, count; };
 // Pools and page tables of a few sequences, and a step over them.
 class World {
  public:
-  World(const Options& options, const std::vector<int>& lengths, uint32_t seed) : options_(options), random_(seed), length_(lengths.begin(), lengths.end()) {
+  World(const Options& options, const std::vector<int>& lengths, uint32_t seed)
+      : options_(options), random_(seed), length_(lengths.begin(), lengths.end()) {
     int64_t most = 1, pages = 3;
     for (int n : lengths) {
       most = std::max<int64_t>(most, n / page_tokens + 2);
@@ -70,7 +71,8 @@ class World {
         pos[i] = p[size_t((*order)[i])];
       }
     }
-    const int64_t tokens = int64_t(seq.size()), columns = int64_t(options_.heads) * options_.width, row = columns + (options_.fused ? 24 : 0);
+    const int64_t tokens = int64_t(seq.size()), columns = int64_t(options_.heads) * options_.width;
+    const int64_t row = columns + (options_.fused ? 24 : 0);
     std::vector<float> q(size_t(tokens * row), std::numeric_limits<float>::quiet_NaN());
     for (int64_t t = 0; t < tokens; ++t) {
       std::mt19937 own(uint32_t(seq[size_t(t)] * 7919 + pos[size_t(t)]));
@@ -190,7 +192,9 @@ Script random_script(std::mt19937& random) {
 }
 
 Options random_options(std::mt19937& random) {
-  auto pick = [&](std::initializer_list<int> of) { return *(of.begin() + std::uniform_int_distribution<size_t>(0, of.size() - 1)(random)); };
+  auto pick = [&](std::initializer_list<int> of) {
+    return *(of.begin() + std::uniform_int_distribution<size_t>(0, of.size() - 1)(random));
+  };
   Options o;
   o.groups = pick({1, 2, 3, 4});
   o.heads = o.groups * pick({1, 2, 4, 8});
@@ -207,7 +211,8 @@ Options random_options(std::mt19937& random) {
 }
 
 std::string text(const Options& o) {
-  return join("heads ", o.heads, ", groups ", o.groups, ", width ", o.width, "/", o.value_width, ", ", format(o.type).name, ", softcap ", o.softcap,
+  return join("heads ", o.heads, ", groups ", o.groups, ", width ", o.width, "/", o.value_width, ", ", format(o.type).name, ", softcap ",
+              o.softcap,
               ", window ", o.window, ", sinks ", o.sinks, o.causal ? "" : ", full", o.alibi ? ", alibi" : "", o.fused ? ", fused" : "");
 }
 
@@ -262,11 +267,13 @@ TEST_F(AttendKernels, ATokensResultDependsOnItsOwnKeysAlone) {
       const size_t row = whole.o.size() / size_t(tokens), heads = whole.lse.size() / size_t(tokens);
       auto expect_same = [&](const World::Result& got, int at, int from, int count, const std::string& how) {
         EXPECT_TRUE(same_bits(&got.o[size_t(at) * row], &whole.o[size_t(from) * row], size_t(count) * row)) << what << ", " << how;
-        EXPECT_TRUE(same_bits(&got.lse[size_t(at) * heads], &whole.lse[size_t(from) * heads], size_t(count) * heads)) << what << ", " << how;
+        EXPECT_TRUE(same_bits(&got.lse[size_t(at) * heads], &whole.lse[size_t(from) * heads], size_t(count) * heads))
+            << what << ", " << how;
       };
       for (int i = 0; i < tokens; i += 13) expect_same(world.run({{0, length - tokens + i, 1}}, &two_), 0, i, 1, "alone");
       for (int i = 0; i + 7 <= tokens; i += 31) expect_same(world.run({{0, length - tokens + i, 7}}, &three_), 0, i, 7, "a draft");
-      expect_same(world.run({{1, 660, 40}, {2, 89, 1}, {-1, 0, 2}, {0, length - 5, 5}, {1, 0, 30}}, &three_), 43, tokens - 5, 5, "in a batch");
+      const std::vector<Piece> batch = {{1, 660, 40}, {2, 89, 1}, {-1, 0, 2}, {0, length - 5, 5}, {1, 0, 30}};
+      expect_same(world.run(batch, &three_), 43, tokens - 5, 5, "in a batch");
       std::vector<int> order(static_cast<size_t>(tokens));
       for (size_t i = 0; i < order.size(); ++i) order[i] = int(i);
       std::shuffle(order.begin(), order.end(), random);

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <cmath>
@@ -320,7 +321,8 @@ TEST(ScoreProgram, BadInput) {
   expect_error(score("bare", "", "text"), "no tokenizer");
   expect_error(score("heart", "--tokens '1 2' --stride 513"), "--stride");
   expect_error(score("heart", "--tokens '1 2' --logits " + path("nowhere/x.npy")), "cannot write");
-  expect_error(score("heart", "--tokens '1 2' --logits /dev/null"), "cannot write");
+  ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
+  expect_error(score("heart", "--tokens '1 2' --logits " + path("pipe")), "no regular file");
   expect_error(score("heart", "--tokens '1 2' --logits " + scratch_dir().string()), "cannot write");
   expect_error(score("heart", "--bogus"), "--bogus");
   EXPECT_FALSE(fs::exists(path("nowhere/x.npy.part")));

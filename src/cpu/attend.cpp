@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Attend on the CPU. The step's tokens are cut into tiles (neighbours of one sequence) and the keys into spans of 256. Within a
+// Attend on the CPU. The step's tokens are cut into tiles (neighbours of one sequence) and the keys into spans of 512. Within a
 // span a tile takes page after page into a softmax of its own; the spans' sums are then folded in ascending order:
 //
 //   keys    | page page page page | page page page page | page ...        spans lie at fixed positions, so a token's result
@@ -20,7 +20,7 @@ namespace folio {
 
 namespace {
 
-constexpr int64_t span_pages = 4, span_tokens = span_pages * page_tokens;
+constexpr int64_t span_pages = 8, span_tokens = span_pages * page_tokens;
 constexpr int64_t rows_wanted = 128;           // of a tile and group: enough to pay for turning a page of keys
 constexpr int64_t slot_bytes = 4 << 20;        // of all slots together; fits in the caches that workers share
 constexpr int64_t few_rows = 32;               // below this a page is read faster than it is worked on, so it is read in one go
@@ -77,6 +77,12 @@ struct Unit {
   float* slot;
 };
 
+// Memory for the sums of `groups` groups: all outputs, then all m and l. The unit at hand fills it from group `first` on.
+struct Part {
+  float* at;
+  int64_t groups, first;
+};
+
 class Attention {
  public:
   Attention(const Attend& op, Worker w) : op_(op), w_(w), at_(op, w.count), tokens_(op.q.dim(0)) {
@@ -102,19 +108,18 @@ class Attention {
   void make_tiles();
   void decide();
   void whole_tile(const Unit& unit);
-  void one_span(const Tile& tile, int64_t span, int64_t group, int64_t groups, float* part, int64_t part_groups, int64_t part_first, bool further);
-  void one_page(const Tile& tile, int64_t p, int64_t group, int64_t groups, float* part, int64_t part_groups, int64_t part_first, int64_t ahead);
+  void one_span(const Unit& unit, int64_t span, const Part& part, bool further);
+  void one_page(const Unit& unit, int64_t p, const Part& part, int64_t ahead);
   void fold_slots(Walk walk);
   void finish(const Tile& tile, int64_t group, int64_t from, int64_t to);
 
   void prepare(const Unit& unit);
   AttendQueries queries(const Tile& tile, int64_t group, int64_t packed) const;
   AttendWhole whole(const Tile& tile, int64_t group) const;
-  // The sums of group i of n in that memory: all outputs, then all m and l.
-  AttendSum sum(const Tile& tile, float* part, int64_t n, int64_t i) const {
-    const int64_t rows = tile.count * at_.heads;
-    float* m = part + n * rows * at_.padded + i * rows * 2;
-    return {part + i * rows * at_.padded, m, m + rows, int(at_.padded)};
+  AttendSum sum(const Tile& tile, const Part& part, int64_t i) const {
+    const int64_t rows = tile.count * at_.heads, group = part.first + i;
+    float* m = part.at + part.groups * rows * at_.padded + group * rows * 2;
+    return {part.at + group * rows * at_.padded, m, m + rows, int(at_.padded)};
   }
   int64_t page_id(const Tile& tile, int64_t p) const { return op_.page.row<int32_t>(tile.seq)[p]; }
   int64_t last_page(const Tile& tile) const { return (std::max(tile.high, tile.sink) + page_tokens - 1) / page_tokens; }
@@ -196,7 +201,8 @@ void Attention::prepare(const Unit& unit) {
     limits_[2 * n + i] = int32_t(std::max<int64_t>(keys.sinked, 0));
     limits_[3 * n + i] = op_.pos.at<int32_t>()[tile.first + i];
   }
-  for (int64_t g = 0; g < unit.groups; ++g) simd().attend.pack(queries(tile, unit.group + g, g), packed_ + g * n * at_.heads * op_.q.dim(2));
+  const int64_t numbers = n * at_.heads * op_.q.dim(2);
+  for (int64_t g = 0; g < unit.groups; ++g) simd().attend.pack(queries(tile, unit.group + g, g), packed_ + g * numbers);
 }
 
 // `packed`: which of the packed groups it is.
@@ -204,20 +210,22 @@ AttendQueries Attention::queries(const Tile& tile, int64_t group, int64_t packed
   const Tensor& q = op_.q;
   const int64_t head = group * at_.heads, n = tile.count;
   const int32_t* limit = limits_;
-  return {q.at<float>() + tile.first * q.stride[0] + head * q.stride[1], q.stride[0], q.stride[1], tile.count, int(at_.heads), int(q.dim(2)),
-          limit, limit + n, limit + 2 * n, limit + 3 * n, op_.slopes.present() ? op_.slopes.at<float>() + head : nullptr, op_.scale, op_.softcap,
+  const float* slopes = op_.slopes.present() ? op_.slopes.at<float>() + head : nullptr;
+  return {q.at<float>() + tile.first * q.stride[0] + head * q.stride[1], q.stride[0], q.stride[1],
+          tile.count, int(at_.heads), int(q.dim(2)), limit, limit + n, limit + 2 * n, limit + 3 * n, slopes, op_.scale, op_.softcap,
           packed_ + packed * n * at_.heads * q.dim(2)};
 }
 
 AttendWhole Attention::whole(const Tile& tile, int64_t group) const {
   const Tensor& o = op_.o;
   const int64_t row = (group * tokens_ + tile.first) * at_.heads;
-  return {o.at<float>() + tile.first * o.stride[0] + group * at_.heads * o.stride[1], o.stride[0], o.stride[1], int(at_.heads), int(o.dim(2)),
-          m_ + row, l_ + row};
+  return {o.at<float>() + tile.first * o.stride[0] + group * at_.heads * o.stride[1], o.stride[0], o.stride[1],
+          int(at_.heads), int(o.dim(2)), m_ + row, l_ + row};
 }
 
-void Attention::one_page(const Tile& tile, int64_t p, int64_t group, int64_t groups, float* part, int64_t part_groups, int64_t part_first,
-                         int64_t ahead) {
+// Takes page p into the sums of the unit's groups; page id `ahead` is fetched meanwhile.
+void Attention::one_page(const Unit& unit, int64_t p, const Part& part, int64_t ahead) {
+  const Tile& tile = tiles_[unit.tile];
   const int64_t id = page_id(tile, p), start = p * page_tokens;
   if (id < 0) return;
   const bool sinks = start < tile.sink;
@@ -231,37 +239,37 @@ void Attention::one_page(const Tile& tile, int64_t p, int64_t group, int64_t gro
     return pool.data + bytes_of(pool.type, page * pool.stride[0] + g * pool.stride[2]);
   };
   const int64_t k_stride = bytes_of(op_.k.type, op_.k.stride[1]), v_stride = bytes_of(op_.v.type, op_.v.stride[1]);
-  for (int64_t g = group; g < group + groups; ++g) {
+  for (int64_t i = 0; i < unit.groups; ++i) {
+    const int64_t g = unit.group + i;
     const AttendKeys keys = {kind, int(op_.v.dim(3)), group_of(op_.k, id, g), group_of(op_.v, id, g), k_stride, v_stride,
                              ahead >= 0 ? group_of(op_.k, ahead, g) : nullptr, ahead >= 0 ? group_of(op_.v, ahead, g) : nullptr};
-    inner.page(queries(tile, g, g - group), sum(tile, part, part_groups, part_first + g - group), keys, buffer_, int(start), int(from), int(to));
+    inner.page(queries(tile, g, i), sum(tile, part, i), keys, buffer_, int(start), int(from), int(to));
   }
 }
 
-// Leaves the sums over one span in `part`, which holds `part_groups` groups, from its group `part_first` on. `further`: this
-// worker goes on to the next span, so its first page is fetched ahead.
-void Attention::one_span(const Tile& tile, int64_t span, int64_t group, int64_t groups, float* part, int64_t part_groups, int64_t part_first,
-                         bool further) {
+// Leaves the sums over one span in `part`. `further`: this worker goes on to the next span, so its first page is fetched ahead.
+void Attention::one_span(const Unit& unit, int64_t span, const Part& part, bool further) {
+  const Tile& tile = tiles_[unit.tile];
   const int64_t rows = tile.count * at_.heads, end = std::min((span + 1) * span_pages, last_page(tile));
-  for (int64_t g = 0; g < groups; ++g) {
-    const AttendSum s = sum(tile, part, part_groups, part_first + g);
+  for (int64_t i = 0; i < unit.groups; ++i) {
+    const AttendSum s = sum(tile, part, i);
     std::fill(s.o, s.o + rows * at_.padded, 0.0f);
     std::fill(s.m, s.m + rows, nothing);
     std::fill(s.l, s.l + rows, 0.0f);
   }
   for (int64_t p = span * span_pages; p < end; ++p) {
     const bool more = p + 1 < (further ? last_page(tile) : end);
-    one_page(tile, p, group, groups, part, part_groups, part_first, more ? page_id(tile, p + 1) : -1);
+    one_page(unit, p, part, more ? page_id(tile, p + 1) : -1);
   }
 }
 
 void Attention::whole_tile(const Unit& unit) {
   const Tile& tile = tiles_[unit.tile];
   const int64_t rows = tile.count * at_.heads, spans = tile.seq < 0 ? 0 : tile.spans();
+  const Part part = {part_, unit.groups, 0};
   for (int64_t i = 0; i < spans; ++i) {
-    one_span(tile, tile.span(i), unit.group, unit.groups, part_, unit.groups, 0, true);
-    for (int64_t g = 0; g < unit.groups; ++g)
-      simd().attend.fold(i == 0, sum(tile, part_, unit.groups, g), whole(tile, unit.group + g), 0, int(rows));
+    one_span(unit, tile.span(i), part, true);
+    for (int64_t g = 0; g < unit.groups; ++g) simd().attend.fold(i == 0, sum(tile, part, g), whole(tile, unit.group + g), 0, int(rows));
   }
   for (int64_t g = unit.group; g < unit.group + unit.groups; ++g) {
     if (spans == 0) {
@@ -300,7 +308,7 @@ void Attention::fold_slots(Walk walk) {
       for (int64_t from = 0; from < rows; from += chunk) {
         if (turn++ % w_.count != w_.index) continue;
         const int64_t to = std::min(from + chunk, rows);
-        simd().attend.fold(unit.span == 0, sum(tile, unit.slot, at_.groups, g), whole(tile, g), int(from), int(to));
+        simd().attend.fold(unit.span == 0, sum(tile, {unit.slot, at_.groups, 0}, g), whole(tile, g), int(from), int(to));
         if (unit.span + 1 == tile.spans()) finish(tile, g, from, to);
       }
   }
@@ -321,7 +329,7 @@ void Attention::run() {
       const Tile& tile = tiles_[unit.tile];
       if (tile.seq >= 0) prepare(unit);
       if (unit.span < 0) whole_tile(unit);
-      else one_span(tile, tile.span(unit.span), unit.group, unit.groups, unit.slot, at_.groups, unit.group, false);
+      else one_span(unit, tile.span(unit.span), {unit.slot, at_.groups, unit.group}, false);
       mine = claim();
     }
     if (!split) break;          // without split tiles the slots never fill: this was all

@@ -123,18 +123,23 @@ FOLIO_INLINE void attend_scores(AttendBlock& b, const float* columns, int width,
 template <int R, class Row>
 FOLIO_INLINE void attend_scores_of(AttendBlock& b, const AttendKeys& keys, int width, int from, int to) {
   constexpr int lanes = Vec::lanes;
-  const char *k = static_cast<const char*>(keys.k), *ahead = static_cast<const char*>(keys.k_ahead);
+  // A square is as wide as a line, or `share` squares are: each of them asks for its share of the next page's lines, one by one
+  // between the products. Many at once would fill the line buffers and stop the loads behind them.
+  constexpr int size = int(sizeof(typename Row::Number)), share = lanes * size < 64 ? 64 / (lanes * size) : 1;
+  const char *k = static_cast<const char*>(keys.k), *ahead = static_cast<const char*>(keys.k_ahead ? keys.k_ahead : keys.k);
   for (int j = from / lanes * lanes; j < to; j += lanes) {
     Vec sum[R];
     for (int r = 0; r < R; ++r) sum[r] = zero();
-    const char* at = k + j * keys.k_stride;
+    const char *at = k + j * keys.k_stride, *next = ahead + j * keys.k_stride;
     const float* q = b.q;
     int d = 0;
     for (; d + lanes <= width; d += lanes, q += lanes * R) {
       Vec square[lanes];
       attend_square<Row, true>(at, keys.k_stride, d, width, square);
+      const char* line = next + d / lanes % share * keys.k_stride + d * size;
       FOLIO_UNROLL
       for (int i = 0; i < lanes; ++i) {
+        if (i % share == 0) __builtin_prefetch(line + i * keys.k_stride, 0, 2);
         FOLIO_UNROLL
         for (int r = 0; r < R; ++r) sum[r] = fma(splat(q[i * R + r]), square[i], sum[r]);
       }
@@ -146,14 +151,13 @@ FOLIO_INLINE void attend_scores_of(AttendBlock& b, const AttendKeys& keys, int w
         for (int r = 0; r < R; ++r) sum[r] = fma(splat(q[i * R + r]), square[i], sum[r]);
     }
     for (int r = 0; r < R; ++r) store(&b.s[r][j], sum[r]);
-    if (ahead)
-      for (int i = 0; i < lanes; ++i) attend_fetch(ahead + (j + i) * keys.k_stride, width * int(sizeof(typename Row::Number)));
   }
 }
 
-// o = o·by + Σ p·v of N vectors; Row and stride say what v is.
+// o = o·by + Σ p·v of N vectors; Row and stride say what v is, and what lies at v + ahead is fetched.
 template <int R, int N, class Row>
-FOLIO_INLINE void attend_output_tile(AttendBlock& b, const char* v, int64_t stride, int padded, int from, int to, int at) {
+FOLIO_INLINE void attend_output_tile(AttendBlock& b, const char* v, int64_t stride, int64_t ahead, int padded, int from, int to,
+                                     int at) {
   constexpr int lanes = Vec::lanes;
   Vec sum[R][N];
   FOLIO_UNROLL
@@ -161,6 +165,7 @@ FOLIO_INLINE void attend_output_tile(AttendBlock& b, const char* v, int64_t stri
     for (int n = 0; n < N; ++n) sum[r][n] = load(b.o + r * padded + at + n * lanes) * splat(b.by[r]);
   v += from * stride;
   for (int j = from; j < to; ++j, v += stride) {
+    if (ahead) attend_fetch(v + ahead, N * lanes * int(sizeof(typename Row::Number)));
     Vec value[N];
     for (int n = 0; n < N; ++n) value[n] = Row::load(reinterpret_cast<const typename Row::Number*>(v) + n * lanes);
     FOLIO_UNROLL
@@ -177,25 +182,26 @@ FOLIO_INLINE void attend_output_tile(AttendBlock& b, const char* v, int64_t stri
 template <int R>
 FOLIO_INLINE void attend_output(AttendBlock& b, const float* rows, int padded, int from, int to) {
   constexpr int lanes = Vec::lanes;
+  const char* v = reinterpret_cast<const char*>(rows);
   int at = 0;
   for (; at + attend_panel <= padded; at += attend_panel)
-    attend_output_tile<R, attend_vectors, F32Row>(b, reinterpret_cast<const char*>(rows + attend_page * at), 4 * attend_panel, padded, from, to, at);
+    attend_output_tile<R, attend_vectors, F32Row>(b, v + 4 * attend_page * at, 4 * attend_panel, 0, padded, from, to, at);
   // Only 16 numbers can be left, and those only where a panel is 32 wide.
-  if (at < padded) attend_output_tile<R, attend_panel == 32 ? 16 / lanes : 1, F32Row>(b, reinterpret_cast<const char*>(rows + attend_page * at), 4 * 16, padded, from, to, at);
+  constexpr int last = attend_panel == 32 ? 16 / lanes : 1;
+  if (at < padded) attend_output_tile<R, last, F32Row>(b, v + 4 * attend_page * at, 4 * 16, 0, padded, from, to, at);
 }
 
 // The same straight from the values' bytes, whose width must be a multiple of 16.
 template <int R, class Row>
 FOLIO_INLINE void attend_output_of(AttendBlock& b, const AttendKeys& keys, int padded, int from, int to) {
   constexpr int lanes = Vec::lanes;
-  const int bytes = int(sizeof(typename Row::Number));
-  const char *v = static_cast<const char*>(keys.v), *ahead = static_cast<const char*>(keys.v_ahead);
-  if (ahead)
-    for (int j = from; j < to; ++j) attend_fetch(ahead + j * keys.v_stride, padded * bytes);
+  constexpr int bytes = int(sizeof(typename Row::Number)), last = attend_panel == 32 ? 16 / lanes : 1;
+  const char* v = static_cast<const char*>(keys.v);
+  const int64_t ahead = keys.v_ahead ? int64_t(uintptr_t(keys.v_ahead)) - int64_t(uintptr_t(keys.v)) : 0;
   int at = 0;
   for (; at + attend_panel <= padded; at += attend_panel)
-    attend_output_tile<R, attend_vectors, Row>(b, v + at * bytes, keys.v_stride, padded, from, to, at);
-  if (at < padded) attend_output_tile<R, attend_panel == 32 ? 16 / lanes : 1, Row>(b, v + at * bytes, keys.v_stride, padded, from, to, at);
+    attend_output_tile<R, attend_vectors, Row>(b, v + at * bytes, keys.v_stride, ahead, padded, from, to, at);
+  if (at < padded) attend_output_tile<R, last, Row>(b, v + at * bytes, keys.v_stride, ahead, padded, from, to, at);
 }
 
 // Dot products to logits of row r, −∞ where the row may not look. Returns the highest.
@@ -331,7 +337,8 @@ void attend_blocks(const AttendQueries& q, const AttendSum& sum, const float* co
 }
 
 template <class Row>
-FOLIO_INLINE void attend_page_in(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, float* buffer, int start, int from, int to) {
+FOLIO_INLINE void attend_page_in(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, float* buffer, int start, int from,
+                                 int to) {
   if (attend_few<Row>(q, sum, keys, start, to)) return;
   float *columns = buffer, *rows = buffer + q.width * attend_page;
   attend_keys<Row>(keys, q.width, from, to, columns);
