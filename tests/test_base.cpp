@@ -86,7 +86,8 @@ TEST_F(Files, TheWorldIsWrong) {
   FileWriter(at("empty")).commit();
   EXPECT_EQ(sentence([&] { MappedFile(at("empty")); }), at("empty") + ": the file is empty");
   EXPECT_EQ(read_file(at("empty")), "");
-  EXPECT_EQ(sentence([&] { FileWriter(at("no/such/folder/a")); }), at("no/such/folder/a") + ": cannot write: No such file or directory");
+  EXPECT_EQ(sentence([&] { FileWriter(at("no/such/folder/a")); }),
+            at("no/such/folder/a") + ": cannot write: No such file or directory");
   fs::create_directories(folder / "taken" / "inside");
   EXPECT_NE(sentence([&] { FileWriter(at("taken")).commit(); }).find("taken: cannot write: "), std::string::npos);
   EXPECT_FALSE(fs::exists(at("taken.part")));
@@ -209,7 +210,8 @@ TEST(Dtype, PlainFormatsConvertWholeRows) {
     std::vector<float> back(5);
     format(type).from_float(row.data(), bytes.data(), 5);
     format(type).to_float(bytes.data(), back.data(), 5);
-    for (size_t i = 0; i < 5; ++i) EXPECT_NEAR(back[i], row[i], std::fabs(row[i]) * (type == F32 ? 0 : type == F16 ? 0x1p-11 : 0x1p-8));
+    for (size_t i = 0; i < 5; ++i)
+      EXPECT_NEAR(back[i], row[i], std::fabs(row[i]) * (type == F32 ? 0 : type == F16 ? 0x1p-11 : 0x1p-8));
   }
   EXPECT_EQ(format(I32).to_float, nullptr);
   EXPECT_EQ(format(U8).from_float, nullptr);
@@ -293,7 +295,8 @@ TEST(Dtype, BlocksOfZerosAndErrorBounds) {
     for (size_t i = 0; i < 32; ++i) ASSERT_LE(std::fabs(back[i] - x[i]), most / 127 * 0.5f + most * 0x1p-11f + 127 * 0x1p-25f);
     format(Q4_0).from_float(x.data(), &q4, 32);
     format(Q4_0).to_float(&q4, back.data(), 32);
-    for (size_t i = 0; i < 32; ++i) ASSERT_LE(std::fabs(back[i] - x[i]), most / 8 + most * 0x1p-11f + 8 * 0x1p-25f);  // a whole one at +max
+    for (size_t i = 0; i < 32; ++i)
+      ASSERT_LE(std::fabs(back[i] - x[i]), most / 8 + most * 0x1p-11f + 8 * 0x1p-25f);  // a whole one at +max
   }
 }
 

@@ -32,7 +32,11 @@ class Inspect : public testing::Test {
 
   static WeightsWriter writer() {
     WeightsWriter w;
-    w.meta("arch", "decoder").meta("dim", 64).meta("eps", 1e-5).meta("long", std::string(1000, 'x')).meta("escape", "\x1b[31mred\nline");
+    w.meta("arch", "decoder")
+        .meta("dim", 64)
+        .meta("eps", 1e-5)
+        .meta("long", std::string(1000, 'x'))
+        .meta("escape", "\x1b[31mred\nline");
     w.meta("list", std::vector<int64_t>(100, 7)).meta("words", std::vector<std::string>{"a", "b\"c"});
     w.tensor("norm", {4}, {1, -2, 0, 5}).tensor("mix.weight", {32, 32}, std::vector<float>(1024, 0.5f), Q8_0);
     w.tensor("odd", {5}, {1, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3, -HUGE_VALF});
@@ -70,9 +74,10 @@ TEST_F(Inspect, PrintsWhatIsInTheFile) {
   const Ran ran = run(model);
   EXPECT_EQ(ran.code, 0);
   EXPECT_EQ(ran.err, "");
-  for (const char* part : {".folio version 1", "metadata (7)", "tensors (5)", "arch    \"decoder\"", "dim     64", "eps     1e-05",
-                           "[7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, ...] (100 entries)", "xxx...\" (1,000 bytes)", "\\x1b[31mred\\nline",
-                           "mix.weight  q8_0    [32,32]  1,088", "totals", "f32           2         9     36  36 bytes"})
+  for (const char* part :
+       {".folio version 1", "metadata (7)", "tensors (5)", "arch    \"decoder\"", "dim     64", "eps     1e-05",
+        "[7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, ...] (100 entries)", "xxx...\" (1,000 bytes)", "\\x1b[31mred\\nline",
+        "mix.weight  q8_0    [32,32]  1,088", "totals", "f32           2         9     36  36 bytes"})
     EXPECT_NE(ran.out.find(part), std::string::npos) << part << "\n" << ran.out;
   EXPECT_EQ(ran.out.find('\x1b'), std::string::npos);
 }
@@ -186,7 +191,8 @@ TEST_F(Inspect, AnOutputThatCannotBeWrittenIsAnError) {
   const std::string err = (folder / "err").string();
   const int status = std::system((std::string(FOLIO_BIN_DIR) + "/inspect " + model + " > /dev/full 2> " + err).c_str());
   EXPECT_EQ(WEXITSTATUS(status), 1);
-  EXPECT_NE(read_file(err).find("error: cannot write to standard output: No space left on device"), std::string::npos) << read_file(err);
+  EXPECT_NE(read_file(err).find("error: cannot write to standard output: No space left on device"), std::string::npos)
+      << read_file(err);
 }
 
 }  // namespace

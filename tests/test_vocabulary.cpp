@@ -14,8 +14,14 @@ namespace {
 
 WeightsWriter spm() {
   WeightsWriter w;
-  w.meta("tokenizer.kind", "spm").meta("tokenizer.bos", 1).meta("tokenizer.unk", 0).meta("tokenizer.eos", std::vector<int64_t>{2, 1});
-  w.meta("tokenizer.add_bos", 1).meta("tokenizer.add_eos", 0).meta("tokenizer.add_space_prefix", 1).meta("tokenizer.normalize", "nfc");
+  w.meta("tokenizer.kind", "spm")
+      .meta("tokenizer.bos", 1)
+      .meta("tokenizer.unk", 0)
+      .meta("tokenizer.eos", std::vector<int64_t>{2, 1});
+  w.meta("tokenizer.add_bos", 1)
+      .meta("tokenizer.add_eos", 0)
+      .meta("tokenizer.add_space_prefix", 1)
+      .meta("tokenizer.normalize", "nfc");
   w.meta("tokenizer.strip_left", std::vector<int64_t>{2}).meta("vocab", 5);
   w.bytes("tokenizer.bytes", {14}, "<unk><s></s>ab").integers("tokenizer.ends", {5}, {5, 8, 12, 13, 14});
   w.bytes("tokenizer.types", {5}, std::string_view("\5\1\1\0\0", 5)).tensor("tokenizer.scores", {5}, {0, 0, 0, -1, -2.5});
@@ -51,8 +57,12 @@ TEST(Vocabulary, ComesBackFromTheFile) {
 
 TEST(Vocabulary, MergesAndPatternsComeBack) {
   WeightsWriter w;
-  w.meta("tokenizer.kind", "bpe").meta("tokenizer.split", std::vector<std::string>{"ab|c", "\\s"}).meta("tokenizer.eos", std::vector<int64_t>{});
-  w.bytes("tokenizer.bytes", {6}, "abcabc").integers("tokenizer.ends", {5}, {1, 2, 3, 5, 6}).bytes("tokenizer.types", {5}, std::string(5, '\0'));
+  w.meta("tokenizer.kind", "bpe")
+      .meta("tokenizer.split", std::vector<std::string>{"ab|c", "\\s"})
+      .meta("tokenizer.eos", std::vector<int64_t>{});
+  w.bytes("tokenizer.bytes", {6}, "abcabc")
+      .integers("tokenizer.ends", {5}, {1, 2, 3, 5, 6})
+      .bytes("tokenizer.types", {5}, std::string(5, '\0'));
   w.integers("tokenizer.merges", {1, 2}, {0, 1});
   const Vocabulary v = read(w);
   EXPECT_EQ(v.merges, (std::vector<int32_t>{0, 1}));
@@ -68,7 +78,9 @@ TEST(Vocabulary, WhatIsWrongIsNamed) {
     std::function<void(W&)> lie;
     const char* expected;
   } cases[] = {
-      {[](W& w) { w.metadata.clear(); }, "weights: m.folio: it holds no tokenizer; make the file again with convert.py --tokenizer FILE"},
+      // clang-format off
+      {[](W& w) { w.metadata.clear(); },
+        "weights: m.folio: it holds no tokenizer; make the file again with convert.py --tokenizer FILE"},
       {[](W& w) { w.metadata[0].key = "tokenizer.sort"; }, "it holds no tokenizer"},
       {[](W& w) { w.entry("tokenizer.bytes").name = "bytes"; }, "there is no tensor 'tokenizer.bytes'"},
       {[](W& w) { w.entry("tokenizer.ends").name = "ends"; }, "there is no tensor 'tokenizer.ends'"},
@@ -79,6 +91,7 @@ TEST(Vocabulary, WhatIsWrongIsNamed) {
       {[](W& w) { w.meta("tokenizer.add_bos ", 1).metadata[4].value[0] = 2; }, "'tokenizer.add_bos' is 2, expected 0 or 1"},
       {[](W& w) { w.meta("tokenizer.pad", "none"); }, "metadata 'tokenizer.pad' is a text, expected an integer"},
       {[](W& w) { w.metadata.back().value[0] = 4; }, "the tokenizer has 5 tokens, but the model only 4"},
+      // clang-format on
   };
   for (const auto& c : cases) {
     WeightsWriter w = spm();

@@ -161,7 +161,6 @@ TEST(Weights, ReadsFromDiskAndCopiesShareTheMap) {
   std::filesystem::create_directories(folder);
   const std::string path = folder / "a.folio";
   everything().save(path);
-  Tensor f32;
   {
     std::optional<Weights> first(path);
     const Weights second = *first;
@@ -242,6 +241,7 @@ struct Corruption {
 using W = WeightsWriter;
 using F = std::string;
 
+// clang-format off: tables
 // Of the head, and of the file as a whole.
 const Corruption of_head[] = {
     {"gguf", {}, [](F& f) { f.replace(0, 4, "GGUF"); }, "this is a GGUF file"},
@@ -257,13 +257,15 @@ const Corruption of_head[] = {
     {"index longer than the file", {}, [](F& f) { put_at<uint64_t>(f, 16, f.size() - 63); }, "the index takes"},
     {"index of 2^64 - 1", {}, [](F& f) { put_at<uint64_t>(f, 16, ~0ull); }, "the index takes 18446744073709551615 bytes"},
     {"index that wraps round with the head", {}, [](F& f) { put_at<uint64_t>(f, 16, ~0ull - 63); }, "the index takes"},
-    {"index of 0", {}, [](F& f) { put_at<uint64_t>(f, 16, 0), repair_head(f); }, "the count of metadata takes 4 bytes, but the index ends after 0"},
+    {"index of 0", {}, [](F& f) { put_at<uint64_t>(f, 16, 0), repair_head(f); },
+      "the count of metadata takes 4 bytes, but the index ends after 0"},
     {"file longer than it is", {}, [](F& f) { put_at<uint64_t>(f, 24, ~0ull); }, "the file is cut off"},
     {"file shorter than it is", {}, [](F& f) { put_at<uint64_t>(f, 24, 64); }, "expected 64 as its head says"},
     {"hash", {}, [](F& f) { f[32] ^= 1; }, "the index is damaged: its hash is"},
     {"index", {}, [](F& f) { f[100] ^= 1; }, "the index is damaged: its hash is"},
     {"trailing bytes", {}, [](F& f) { f += "x", repair_head(f); }, "the last tensor ends at"},
-    {"no tensor, trailing bytes", [](W& w) { w.tensors.clear(); }, [](F& f) { f += "x", repair_head(f); }, "the last tensor ends at"},
+    {"no tensor, trailing bytes", [](W& w) { w.tensors.clear(); }, [](F& f) { f += "x", repair_head(f); },
+      "the last tensor ends at"},
 };
 
 // Of the index, rightly hashed.
@@ -279,15 +281,19 @@ const Corruption of_index[] = {
     {"key cut inside a code point", [](W& w) { w.metadata[0].key = "a\xe6\x96"; }, {}, "is not a name"},
     {"key twice", [](W& w) { w.metadata[1].key = "arch"; }, {}, "metadata 2 of 3 'arch': there is another of this name"},
     {"type 6", [](W& w) { w.metadata[1].type = 6; }, {}, "'dim': its type is 6, expected 0 to 5"},
-    {"text too long", [](W& w) { put_at<uint32_t>(w.metadata[0].value, 0, ~0u); }, {}, "the text takes 4294967295 bytes, but the index ends"},
+    {"text too long", [](W& w) { put_at<uint32_t>(w.metadata[0].value, 0, ~0u); },
+      {}, "the text takes 4294967295 bytes, but the index ends"},
     {"text not UTF-8", [](W& w) { w.metadata[0].value[4] = '\xc0'; }, {}, "the text '\\xc0ecoder' is not UTF-8"},
     {"text with a surrogate", [](W& w) { w.meta("s", "\xed\xa0\x80"); }, {}, "is not UTF-8"},
     {"text overlong", [](W& w) { w.meta("s", "\xe0\x80\xaf"); }, {}, "is not UTF-8"},
     {"text over U+10FFFF", [](W& w) { w.meta("s", "\xf4\x90\x80\x80"); }, {}, "is not UTF-8"},
-    {"texts count", [](W& w) { put_at<uint32_t>(w.metadata[2].value, 0, 1 << 30); }, {}, "the count of texts is 1073741824, but the"},
+    {"texts count", [](W& w) { put_at<uint32_t>(w.metadata[2].value, 0, 1 << 30); },
+      {}, "the count of texts is 1073741824, but the"},
     {"texts not UTF-8", [](W& w) { w.metadata[2].value.back() = '\x80'; }, {}, "'list': the text '\\x80' is not UTF-8"},
-    {"integers count", [](W& w) { w.meta("i", std::vector<int64_t>{1}), put_at<uint32_t>(w.metadata[3].value, 0, ~0u); }, {}, "the count of integers is"},
-    {"reals count", [](W& w) { w.meta("r", std::vector<double>{1}), put_at<uint32_t>(w.metadata[3].value, 0, ~0u); }, {}, "the count of reals is"},
+    {"integers count", [](W& w) { w.meta("i", std::vector<int64_t>{1}), put_at<uint32_t>(w.metadata[3].value, 0, ~0u); },
+      {}, "the count of integers is"},
+    {"reals count", [](W& w) { w.meta("r", std::vector<double>{1}), put_at<uint32_t>(w.metadata[3].value, 0, ~0u); },
+      {}, "the count of reals is"},
     {"real NaN", [](W& w) { w.meta("r", std::nan("")); }, {}, "'r': the real is not finite"},
     {"reals infinite", [](W& w) { w.meta("r", std::vector<double>{1, HUGE_VAL}); }, {}, "'r': the real is not finite"},
     {"tensor count", [](W& w) { w.tensor_count = ~0u; }, {}, "the count of tensors is 4294967295, but"},
@@ -304,24 +310,31 @@ const Corruption of_index[] = {
     {"rank 5", [](W& w) { w.tensors[0].shape = {1, 1, 1, 2, 2}; }, {}, "its rank is 5, expected 1 to 4"},
     {"dimension 0", [](W& w) { w.tensors[0].shape = {2, 0}; }, {}, "dimension 1 is 0, expected 1 to"},
     {"dimension -1", [](W& w) { w.tensors[0].shape = {~0ull, 4}; }, {}, "dimension 0 is 18446744073709551615, expected"},
-    {"shape overflows to right", [](W& w) { w.tensors[0].shape = {1ull << 32, 1ull << 32}; }, {}, "has more elements than 64 bits can count"},
+    {"shape overflows to right", [](W& w) { w.tensors[0].shape = {1ull << 32, 1ull << 32}; },
+      {}, "has more elements than 64 bits can count"},
     {"shape overflows to 4", [](W& w) { w.tensors[0].shape = {(1ull << 62) + 1, 4}; }, {}, "has more elements than 64 bits"},
     {"bytes overflow", [](W& w) { w.tensors[0].shape = {1ull << 62}; }, {}, "has more elements than 64 bits"},
-    {"blocks overflow", [](W& w) { w.tensors[1].shape = {1ull << 62, 1, 1, 1}, w.tensors[1].shape[3] = 32; }, {}, "more elements than 64 bits"},
-    {"half a block", [](W& w) { w.tensors[1].shape = {2, 16}; }, {}, "its last dimension is 16, expected a multiple of 32, the block of q8_0"},
-    {"shape of more bytes", [](W& w) { w.tensors[0].shape = {2, 3}; }, {}, "'one': it takes 16 bytes, expected 24 for [2,3] of f32"},
+    {"blocks overflow", [](W& w) { w.tensors[1].shape = {1ull << 62, 1, 1, 1}, w.tensors[1].shape[3] = 32; },
+      {}, "more elements than 64 bits"},
+    {"half a block", [](W& w) { w.tensors[1].shape = {2, 16}; },
+      {}, "its last dimension is 16, expected a multiple of 32, the block of q8_0"},
+    {"shape of more bytes", [](W& w) { w.tensors[0].shape = {2, 3}; },
+      {}, "'one': it takes 16 bytes, expected 24 for [2,3] of f32"},
     {"bytes 0", [](W& w) { w.tensors[0].bytes = 0; }, {}, "it takes 0 bytes, expected 16"},
     {"bytes too many", [](W& w) { w.tensors[0].bytes = ~0ull; }, {}, "it takes 18446744073709551615 bytes, expected 16"},
-    {"larger than the file", [](W& w) { w.tensors[1].shape = {1ull << 20, 32}, w.tensors[1].bytes = 34ull << 20; }, {}, "ends after the file's"},
+    {"larger than the file", [](W& w) { w.tensors[1].shape = {1ull << 20, 32}, w.tensors[1].bytes = 34ull << 20; },
+      {}, "ends after the file's"},
     {"offset 0", [](W& w) { w.tensors[0].offset = 0; }, {}, "'one': its data begins at 0, expected"},
     {"offset in the index", [](W& w) { w.tensors[0].offset = 64; }, {}, "its data begins at 64, expected"},
     {"offset not aligned", [](W& w) { w.tensors[1].offset = 256 * 2 + 16; }, {}, "its data begins at 528, expected"},
     {"offset after the file", [](W& w) { w.tensors[1].offset = 1ull << 40; }, {}, "its data begins at 1099511627776, expected"},
-    {"offset that wraps round", [](W& w) { w.tensors[1].offset = ~0ull - 255; }, {}, "its data begins at 18446744073709551360, expected"},
+    {"offset that wraps round", [](W& w) { w.tensors[1].offset = ~0ull - 255; },
+      {}, "its data begins at 18446744073709551360, expected"},
     {"one over the other", [](W& w) { w.tensors[1].offset = 256; }, {}, "'two': its data begins at 256, expected 512"},
     {"a hole", [](W& w) { w.tensors[1].offset = 256 * 3; }, {}, "'two': its data begins at 768, expected 512"},
     {"a long name", [](W& w) { w.tensors[1].name = F(65535, 'x') + "y"; }, {}, "the name '' is not a name"},  // 65536 wraps to 0
 };
+// clang-format on
 
 void expect_refused(const Corruption& c) {
   WeightsWriter w = small();

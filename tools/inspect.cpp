@@ -61,16 +61,16 @@ std::map<DType, Total> totals(const Weights& w) {
 
 void print_file(const Weights& w) {
   std::printf("%s: .folio version %u, %s (%s bytes), index of %s bytes with hash %s\n", w.path().c_str(), Weights::version,
-              human_bytes(double(w.file_bytes())).c_str(), with_commas(w.file_bytes()).c_str(), with_commas(w.index_bytes()).c_str(),
-              hex64(w.index_hash()).c_str());
+              human_bytes(double(w.file_bytes())).c_str(), with_commas(w.file_bytes()).c_str(),
+              with_commas(w.index_bytes()).c_str(), hex64(w.index_hash()).c_str());
   std::vector<std::vector<std::string>> rows;
   for (const auto& [key, value] : w.metadata()) rows.push_back({key, std::visit([](const auto& v) { return shown(v); }, value)});
   std::printf("\nmetadata (%zu)\n%s", w.metadata().size(), table(rows, {}, "  ").c_str());
 
   rows = {{"name", "format", "shape", "bytes", "offset", "hash"}};
   for (const WeightEntry& e : w.tensors())
-    rows.push_back({e.name, format(e.tensor.type).name, e.tensor.shape.text(), with_commas(e.tensor.bytes()), with_commas(int64_t(e.offset)),
-                    hex64(e.hash)});
+    rows.push_back({e.name, format(e.tensor.type).name, e.tensor.shape.text(), with_commas(e.tensor.bytes()),
+                    with_commas(int64_t(e.offset)), hex64(e.hash)});
   std::printf("\ntensors (%zu)\n%s", w.tensors().size(), table(rows, {3, 4}, "  ").c_str());
 
   rows = {{"format", "tensors", "elements", "bytes", ""}};
@@ -87,9 +87,15 @@ void print_file(const Weights& w) {
 }
 
 Json file_json(const Weights& w) {
-  Json out = {{"file", w.path()}, {"version", Weights::version}, {"bytes", w.file_bytes()}, {"index_bytes", w.index_bytes()},
-              {"index_hash", hex64(w.index_hash())}, {"metadata", Json::object()}, {"tensors", Json::array()}, {"totals", Json::object()}};
-  for (const auto& [key, value] : w.metadata()) std::visit([&](const auto& v) { out["metadata"][key] = v; }, value);
+  Json out = {{"file", w.path()},
+              {"version", Weights::version},
+              {"bytes", w.file_bytes()},
+              {"index_bytes", w.index_bytes()},
+              {"index_hash", hex64(w.index_hash())},
+              {"metadata", Json::object()},
+              {"tensors", Json::array()},
+              {"totals", Json::object()}};
+  for (const auto& [key, value] : w.metadata()) std::visit([&to = out["metadata"][key]](const auto& v) { to = v; }, value);
   for (const WeightEntry& e : w.tensors()) {
     const Shape& shape = e.tensor.shape;
     out["tensors"].push_back({{"name", e.name}, {"format", format(e.tensor.type).name},
@@ -112,10 +118,12 @@ int verify(const Weights& w, bool json) {
   for (const std::string& name : bad) std::printf("BAD  %s\n", name.c_str());
   if (bad.empty()) {
     std::printf("OK   %s: the index and all %zu tensors agree with their hashes (%s in %.2f s, %s/s)\n", w.path().c_str(),
-                w.tensors().size(), human_bytes(double(w.file_bytes())).c_str(), seconds, human_bytes(double(w.file_bytes()) / seconds).c_str());
+                w.tensors().size(), human_bytes(double(w.file_bytes())).c_str(), seconds,
+                human_bytes(double(w.file_bytes()) / seconds).c_str());
     return 0;
   }
-  fail(w.path(), ": ", bad.size(), bad.size() == 1 ? " part does" : " parts do", " not agree with the index; copy or download the file again");
+  fail(w.path(), ": ", bad.size(), bad.size() == 1 ? " part does" : " parts do",
+       " not agree with the index; copy or download the file again");
 }
 
 struct Statistics {
@@ -165,17 +173,28 @@ void print_tensor(const Weights& w, const std::string& name, bool json) {
   const Statistics s = statistics(t);
   if (json) {
     // NaN and infinities are null: JSON has no word for them.
-    const Json out = {{"name", name}, {"format", format(t.type).name}, {"shape", std::vector<int64_t>(t.shape.dim, t.shape.dim + t.rank())},
-                      {"elements", t.count()}, {"finite", s.finite}, {"min", s.min}, {"max", s.max}, {"mean", s.mean}, {"std", s.deviation},
-                      {"nan", s.nan}, {"inf", s.infinite}, {"zero", s.zero}, {"first", s.first}};
+    const Json out = {{"name", name},
+                      {"format", format(t.type).name},
+                      {"shape", std::vector<int64_t>(t.shape.dim, t.shape.dim + t.rank())},
+                      {"elements", t.count()},
+                      {"finite", s.finite},
+                      {"min", s.min},
+                      {"max", s.max},
+                      {"mean", s.mean},
+                      {"std", s.deviation},
+                      {"nan", s.nan},
+                      {"inf", s.infinite},
+                      {"zero", s.zero},
+                      {"first", s.first}};
     print_json(out);
     return;
   }
-  std::printf("%s: %s %s, %s elements, %s\n", name.c_str(), format(t.type).name, t.shape.text().c_str(), with_commas(t.count()).c_str(),
-              human_bytes(double(t.bytes())).c_str());
+  std::printf("%s: %s %s, %s elements, %s\n", name.c_str(), format(t.type).name, t.shape.text().c_str(),
+              with_commas(t.count()).c_str(), human_bytes(double(t.bytes())).c_str());
   std::vector<std::vector<std::string>> rows;
   if (s.finite) rows = {{"min", number(s.min)}, {"max", number(s.max)}, {"mean", number(s.mean)}, {"std", number(s.deviation)}};
-  for (const auto& [what, n] : {std::pair{"zero", s.zero}, {"NaN", s.nan}, {"inf", s.infinite}}) rows.push_back({what, with_commas(n)});
+  for (const auto& [what, n] : {std::pair{"zero", s.zero}, {"NaN", s.nan}, {"inf", s.infinite}})
+    rows.push_back({what, with_commas(n)});
   std::string first;
   for (const double x : s.first) first += (first.empty() ? "" : " ") + number(x);
   rows.push_back({"first", first});

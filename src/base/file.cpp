@@ -48,6 +48,8 @@ std::string read_file(const std::string& path) {
 }
 
 FileWriter::FileWriter(std::string path) : path_(std::move(path)), part_(path_ + ".part") {
+  struct stat info {};  // a rename would put a plain file in the place of a device or a pipe
+  check(stat(path_.c_str(), &info) != 0 || S_ISREG(info.st_mode), path_, ": cannot write: not a regular file");
   file_ = std::fopen(part_.c_str(), "wb");
   check(file_ != nullptr, path_, ": cannot write: ", std::strerror(errno));
 }

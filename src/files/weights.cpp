@@ -177,7 +177,8 @@ class Reader {
     entry.hash = number<uint64_t>("the hash");
     if (stated != uint64_t(bytes))
       bad("it takes ", stated, " bytes, expected ", bytes, " for ", shape.text(), " of ", format(type).name);
-    if (offset != from) bad("its data begins at ", offset, ", expected ", from, ", the first multiple of ", alignment, " free there");
+    if (offset != from)
+      bad("its data begins at ", offset, ", expected ", from, ", the first multiple of ", alignment, " free there");
     if (offset > file_bytes || uint64_t(bytes) > file_bytes - offset)
       bad("its data of ", bytes, " bytes at ", offset, " ends after the file's ", file_bytes);
     entry.offset = offset;
@@ -354,7 +355,9 @@ double Weights::real(std::string_view key, double absent) const { return has(key
 
 std::string Weights::text(std::string_view key) const { return need<std::string>(key); }
 
-std::string Weights::text(std::string_view key, std::string_view absent) const { return has(key) ? text(key) : std::string(absent); }
+std::string Weights::text(std::string_view key, std::string_view absent) const {
+  return has(key) ? text(key) : std::string(absent);
+}
 
 std::vector<int64_t> Weights::integers(std::string_view key) const { return need<std::vector<int64_t>>(key); }
 

@@ -18,7 +18,7 @@
 //                        UTF-8
 //     u32 count of tensors, each entry:
 //        u16 name length, name (as a key) · u8 format length, format ("f32", "f16", "bf16", "q8_0", "q4_0", "i32", "u8")
-//        u8 rank (1 to 4) · u64 shape[rank], outermost first · u64 offset from the file's start · u64 bytes · u64 XXH3-64 of the data
+//        u8 rank (1 to 4) · u64 shape[rank], outermost first · u64 offset from the file's start · u64 bytes · u64 XXH3-64 of data
 //     nothing after the last tensor
 //   data: in the order of the index, each tensor at the first multiple of 256 after what stands before it; the gaps are zero.
 //     No tensor is empty. The file ends with the last byte of the last tensor (of the index, if there is none).

@@ -32,8 +32,9 @@ bool try_tokenizer(std::span<const std::byte> file, std::string* why) {
     const Weights w("fuzz.folio", file);
     const Tokenizer t(read_vocabulary(w));
     using namespace std::string_view_literals;
-    for (const std::string_view text : {""sv, " "sv, "Hello, world! It's 2024.\n\n  the end"sv, "Grüße, 世界 🙂 e\u0301"sv,
-                                        "\xff\xc3\0\x80<s>\xed\xa0\x80</s>"sv, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"sv})
+    for (const std::string_view text :
+         {""sv, " "sv, "Hello, world! It's 2024.\n\n  the end"sv, "Grüße, 世界 🙂 e\u0301"sv,
+          "\xff\xc3\0\x80<s>\xed\xa0\x80</s>"sv, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"sv})
       use(t, text);
     std::string own;  // its own tokens, one after the other
     for (Token id = 0; id < t.size() && own.size() < 512; ++id) own += t.text_of(id);

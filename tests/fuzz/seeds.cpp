@@ -22,12 +22,18 @@ void add_tokens(WeightsWriter& w, const std::vector<Piece>& pieces, bool scores)
     score.push_back(p.score);
   }
   const auto V = int64_t(pieces.size());
-  w.bytes("tokenizer.bytes", {int64_t(bytes.size())}, bytes).integers("tokenizer.ends", {V}, ends).bytes("tokenizer.types", {V}, types);
+  w.bytes("tokenizer.bytes", {int64_t(bytes.size())}, bytes)
+      .integers("tokenizer.ends", {V}, ends)
+      .bytes("tokenizer.types", {V}, types);
   if (scores) w.tensor("tokenizer.scores", {V}, score);
 }
 
 void add_common(WeightsWriter& w, const char* kind, int bos, int eos, int unk) {
-  w.meta("arch", "vocab").meta("tokenizer.kind", kind).meta("tokenizer.bos", bos).meta("tokenizer.unk", unk).meta("tokenizer.pad", -1);
+  w.meta("arch", "vocab")
+      .meta("tokenizer.kind", kind)
+      .meta("tokenizer.bos", bos)
+      .meta("tokenizer.unk", unk)
+      .meta("tokenizer.pad", -1);
   w.meta("tokenizer.eos", std::vector<int64_t>{eos}).meta("tokenizer.add_bos", 1).meta("tokenizer.add_eos", 0);
   w.meta("tokenizer.add_space_prefix", kind == std::string("bpe") ? 0 : 1).meta("tokenizer.ignore_merges", 0);
   w.meta("tokenizer.normalize", "none");
@@ -64,7 +70,8 @@ std::vector<Piece> sentence_pieces() {
   std::vector<Piece> pieces = {{"<unk>", 5}, {"<s>", 1}, {"</s>", 1}};
   for (int b = 0; b < 256; ++b) pieces.push_back({std::string(1, char(b)), 3});
   float score = -1;
-  for (const char* text : {" the", " H", "he", "ll", "ello", "o", "l", "e", "h", "t", " ", "a", "aa", "aaaa", "\xe4\xb8\x96", "\xc3\xbc", "!", "1"})
+  for (const char* text :
+       {" the", " H", "he", "ll", "ello", "o", "l", "e", "h", "t", " ", "a", "aa", "aaaa", "\xe4\xb8\x96", "\xc3\xbc", "!", "1"})
     pieces.push_back({text, 0, score -= 0.5f});
   pieces.push_back({"<added>", 2});
   pieces.push_back({"th", 4, -2});
@@ -94,7 +101,10 @@ WeightsWriter everything() {
   w.meta("words", std::vector<std::string>{"a", "", "\n"}).meta("none", std::vector<int64_t>{});
   const std::vector<float> numbers(64, 0.25f);
   w.tensor("f32", {2, 3}, {1, 2, 3, 4, 5, 6}).tensor("f16", {3}, {1, -2, 0.5}, F16).tensor("bf16", {1, 1, 2}, {1, 2}, BF16);
-  w.tensor("q8", {2, 32}, numbers, Q8_0).tensor("q4", {1, 1, 2, 32}, numbers, Q4_0).integers("ids", {2, 2}, {1, -1, 7, 0}).bytes("u8", {3}, "abc");
+  w.tensor("q8", {2, 32}, numbers, Q8_0)
+      .tensor("q4", {1, 1, 2, 32}, numbers, Q4_0)
+      .integers("ids", {2, 2}, {1, -1, 7, 0})
+      .bytes("u8", {3}, "abc");
   return w;
 }
 

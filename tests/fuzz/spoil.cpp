@@ -15,9 +15,11 @@ template <class T> T& any(std::vector<T>& list, Random& random) { return list[be
 
 // Numbers at which counters overflow, signs flip and checks are off by one.
 uint64_t interesting(Random& random) {
-  constexpr uint64_t numbers[] = {0,      1,          2,          4,          16,          31,           32,        64,       127,      128,
-                                  255,    256,        257,        4096,       0x7fff,      0x8000,       0xffff,    0x10000,  1u << 24, 0x7fffffff,
-                                  1u << 31, 0xffffffff, 1ull << 32, 1ull << 40, 1ull << 61, 1ull << 62, (1ull << 62) + 1, 1ull << 63, ~0ull - 255, ~0ull};
+  constexpr uint64_t numbers[] = {
+      0,          1,           2,        4,          16,         31,         32,         64,         127,
+      128,        255,         256,      257,        4096,       0x7fff,     0x8000,     0xffff,     0x10000,
+      1u << 24,   0x7fffffff,  1u << 31, 0xffffffff, 1ull << 32, 1ull << 40, 1ull << 61, 1ull << 62, (1ull << 62) + 1,
+      1ull << 63, ~0ull - 255, ~0ull};
   const uint64_t n = numbers[below(random, std::size(numbers))];
   return chance(random, 30) ? n + below(random, 5) - 2 : chance(random, 10) ? random() : n;
 }
@@ -43,7 +45,8 @@ void spoil_once(std::string& file, const std::string& other, Random& random) {
     case 2: case 3: case 4: return overwrite(file, random);
     case 5: return file.resize(below(random, file.size()));
     case 6: {  // a stretch of another file, over what is there or between it
-      const size_t at = place(file, random), from = below(random, other.size()), n = std::min(1 + below(random, 64), other.size() - from);
+      const size_t at = place(file, random), from = below(random, other.size()),
+                   n = std::min(1 + below(random, 64), other.size() - from);
       file.replace(at, chance(random, 50) ? n : 0, other, from, n);
       return;
     }
@@ -65,7 +68,9 @@ MetaValue random_value(Random& random) {
     case 3: return std::vector<int64_t>(below(random, 4), int64_t(interesting(random)));
     case 4: return std::vector<double>(below(random, 4), 0.5);
     default: {  // patterns that do not compile, or run away
-      constexpr const char* patterns[] = {"", "(", "(a+)+$", "(?R)", "\\p{Greek}+|", "(?=a)*", "[^\\r\\n\\p{L}]?+\\p{L}+", "\\K", "(*LIMIT_MATCH=9)a", "(a|aa)*b", "\\C", ".{1,60000}"};
+      constexpr const char* patterns[] = {
+          "",         "(",   "(a+)+$",    "(?R)", "\\p{Greek}+|", "(?=a)*", "[^\\r\\n\\p{L}]?+\\p{L}+", "\\K", "(*LIMIT_MATCH=9)a",
+          "(a|aa)*b", "\\C", ".{1,60000}"};
       return std::vector<std::string>(1 + below(random, 2), patterns[below(random, std::size(patterns))]);
     }
   }

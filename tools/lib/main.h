@@ -28,6 +28,7 @@ std::string hex64(uint64_t n);
 std::string one_line(std::string_view text, size_t most = SIZE_MAX);
 
 // Rows of cells as lines with aligned columns, two spaces between them; columns named in `right` are aligned to the right.
-std::string table(const std::vector<std::vector<std::string>>& rows, const std::vector<size_t>& right = {}, std::string_view indent = "");
+std::string table(const std::vector<std::vector<std::string>>& rows, const std::vector<size_t>& right = {},
+                  std::string_view indent = "");
 
 }  // namespace folio

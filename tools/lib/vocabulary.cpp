@@ -13,8 +13,8 @@ constexpr const char* prefix = "tokenizer.";
 
 // All elements of a tensor of that type and rank.
 template <class T> std::vector<T> values(const Weights& w, const Tensor& t, const char* name, DType type, int rank) {
-  check(t.type == type && t.rank() == rank, "weights: ", w.path(), ": '", prefix, name, "' is ", format(t.type).name, " ", t.shape.text(),
-        ", expected ", format(type).name, " with ", rank, rank == 1 ? " dimension" : " dimensions");
+  check(t.type == type && t.rank() == rank, "weights: ", w.path(), ": '", prefix, name, "' is ", format(t.type).name, " ",
+        t.shape.text(), ", expected ", format(type).name, " with ", rank, rank == 1 ? " dimension" : " dimensions");
   std::vector<T> out(size_t(t.count()));
   std::memcpy(out.data(), t.data, out.size() * sizeof(T));
   return out;
@@ -43,7 +43,8 @@ std::vector<int64_t> ids(const Weights& w, const char* name) {
 }  // namespace
 
 Vocabulary read_vocabulary(const Weights& w) {
-  check(w.has("tokenizer.kind"), "weights: ", w.path(), ": it holds no tokenizer; make the file again with convert.py --tokenizer FILE");
+  check(w.has("tokenizer.kind"), "weights: ", w.path(),
+        ": it holds no tokenizer; make the file again with convert.py --tokenizer FILE");
   Vocabulary v;
   v.kind = w.text("tokenizer.kind");
   v.normalize = w.text("tokenizer.normalize", "none");
@@ -54,7 +55,8 @@ Vocabulary read_vocabulary(const Weights& w) {
   v.scores = optional<float>(w, "scores", F32, 1);
   v.merges = optional<int32_t>(w, "merges", I32, 2);
   const Tensor merges = w.find("tokenizer.merges");
-  check(!merges.present() || merges.cols() == 2, "weights: ", w.path(), ": 'tokenizer.merges' is ", merges.shape.text(), ", expected pairs, [M,2]");
+  check(!merges.present() || merges.cols() == 2, "weights: ", w.path(), ": 'tokenizer.merges' is ", merges.shape.text(),
+        ", expected pairs, [M,2]");
   v.split = w.texts("tokenizer.split");
   v.bos = w.integer("tokenizer.bos", -1);
   v.unk = w.integer("tokenizer.unk", -1);
@@ -69,7 +71,8 @@ Vocabulary read_vocabulary(const Weights& w) {
   v.clean_spaces = flag(w, "remove_extra_spaces");
   // A token beyond the model's rows would be looked up behind the end of its embedding.
   const int64_t rows = w.integer("vocab", int64_t(v.ends.size()));
-  check(int64_t(v.ends.size()) <= rows, "weights: ", w.path(), ": the tokenizer has ", v.ends.size(), " tokens, but the model only ", rows);
+  check(int64_t(v.ends.size()) <= rows, "weights: ", w.path(), ": the tokenizer has ", v.ends.size(),
+        " tokens, but the model only ", rows);
   return v;
 }
 

@@ -45,13 +45,7 @@ constexpr int tile_rows = 4, tile_tokens = 6, narrow_rows = 3;
 constexpr int few_tokens = 8;                    // with narrow_rows
 // Bytes of a token that a tile takes at a time: tokens, and the rows that pass by, share a first-level cache of 32 KiB or more,
 // whose places repeat every 4 KiB. Rows of spread_bytes lie half of that apart.
-constexpr int64_t cut_bytes(int tokens) { return tokens <= 2 ? 8192 : tokens <= 4 ? 4096 :
-#ifdef V_CUT
-  4096;
-#else
-  2048;
-#endif
- }
+constexpr int64_t cut_bytes(int tokens) { return tokens <= 2 ? 8192 : tokens <= 4 ? 4096 : 2048; }
 int64_t spread_bytes(int64_t bytes) { return bytes <= 2048 ? (bytes + 63) / 64 * 64 : (bytes + 2047) / 4096 * 4096 + 2048; }
 
 struct FloatTile {
@@ -91,10 +85,8 @@ __attribute__((noinline)) void float_tile(const FloatTile& a) {
   const int64_t ahead = a.ahead;
   int64_t k = a.from;
   for (; k + P::step <= a.to; k += P::step) {
-#ifndef V_NPF
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) prefetch(a.w + r * a.w_stride + k * int64_t(sizeof(Weight)) + ahead);
-#endif
     float_step<P, R, T>(sums, [&](int r) { return P::weight(weights(r) + k); }, [&](int t) { return P::token(tokens(t) + k); });
   }
   const int rest = int(a.to - k);

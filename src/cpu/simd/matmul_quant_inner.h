@@ -184,12 +184,7 @@ void quant_few(const MatmulPart& p) {
 #if FOLIO_SET == FOLIO_SET_avx2 || FOLIO_SET == FOLIO_SET_plain
 constexpr int quant_tile_rows = 2, quant_tile_tokens = 2;
 #else
-#ifdef V_62
-constexpr int quant_tile_rows = 6, quant_tile_tokens = 2;
-#else
-constexpr int quant_tile_rows = 4, quant_tile_tokens = 3;
-#endif
-#define IGN   // 12 sums of integers, 12 of floats, 8 registers for the rest
+constexpr int quant_tile_rows = 4, quant_tile_tokens = 3;   // 12 sums of integers, 12 of floats, 8 registers for the rest
 #endif
 
 // `all` holds sums from one cut of K to the next; out is written after the last.
@@ -213,12 +208,7 @@ __attribute__((noinline)) void quant_tile(const uint8_t* w, int64_t w_stride, co
     for (int j = 0; j < 8; ++j) {
       Ints token[T];
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        token[t] = column_ints(x + t * x_stride, j);
-#ifdef V_PF
-        prefetch(x + (T + t) * x_stride + j * column_bytes);
-#endif
-      }
+      for (int t = 0; t < T; ++t) token[t] = column_ints(x + t * x_stride, j);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const Ints row = column_ints(w + r * w_stride, j);
