@@ -241,7 +241,7 @@ struct Corruption {
 using W = WeightsWriter;
 using F = std::string;
 
-// clang-format off: tables
+// clang-format off
 // Of the head, and of the file as a whole.
 const Corruption of_head[] = {
     {"gguf", {}, [](F& f) { f.replace(0, 4, "GGUF"); }, "this is a GGUF file"},
@@ -314,7 +314,7 @@ const Corruption of_index[] = {
       {}, "has more elements than 64 bits can count"},
     {"shape overflows to 4", [](W& w) { w.tensors[0].shape = {(1ull << 62) + 1, 4}; }, {}, "has more elements than 64 bits"},
     {"bytes overflow", [](W& w) { w.tensors[0].shape = {1ull << 62}; }, {}, "has more elements than 64 bits"},
-    {"blocks overflow", [](W& w) { w.tensors[1].shape = {1ull << 62, 1, 1, 1}, w.tensors[1].shape[3] = 32; },
+    {"blocks overflow", [](W& w) { w.tensors[1].shape = {1ull << 62, 1, 1, 32}; },
       {}, "more elements than 64 bits"},
     {"half a block", [](W& w) { w.tensors[1].shape = {2, 16}; },
       {}, "its last dimension is 16, expected a multiple of 32, the block of q8_0"},
