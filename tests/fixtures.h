@@ -108,6 +108,17 @@ inline float worst_difference(std::span<const float> a, std::span<const float> b
   return worst;
 }
 
+// RMS of a - b as a fraction of the RMS of b.
+inline double rms_difference(std::span<const float> a, std::span<const float> b) {
+  EXPECT_EQ(a.size(), b.size());
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    difference += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
+    size += double(b[i]) * b[i];
+  }
+  return std::sqrt(difference / size);
+}
+
 inline Token argmax(std::span<const float> row) { return Token(std::max_element(row.begin(), row.end()) - row.begin()); }
 
 }  // namespace folio

@@ -82,10 +82,13 @@ TEST_P(GoldenModel, RejectedDraftsAndCompanyChangeNothing) {
   }
 }
 
-// Every instruction set of this machine agrees with the plain references, in every number format, within what the format allows.
+// Every instruction set of this machine agrees with the plain references, in every number format. The references multiply the
+// rounded weights exactly; the kernels of Q8_0 and Q4_0 also round activations to 1/254 of a block's largest, an error of about
+// half a per cent (RMS) in every product, which the products of a few random layers add up. So the RMS of the difference is held
+// against the RMS of the logits (3.9% at most when this was written); a wrong kernel is off by their whole size.
 TEST_P(GoldenModel, EveryFormatAndInstructionSetAgreesWithTheReference) {
   const auto prompt = read_numbers<int32_t>(dir() / "prompt.i32");
-  const std::map<std::string, float> tolerance = {{"f32", 1e-4f}, {"f16", 2e-3f}, {"bf16", 2e-3f}, {"q8_0", 6e-2f}, {"q4_0", 6e-2f}};
+  const std::map<std::string, float> tolerance = {{"f32", 1e-5f}, {"f16", 1e-5f}, {"bf16", 1e-2f}, {"q8_0", 6e-2f}, {"q4_0", 6e-2f}};
   const std::string active = simd().name;
   for (const auto& [type, most] : tolerance) {
     SCOPED_TRACE(type);
@@ -94,15 +97,13 @@ TEST_P(GoldenModel, EveryFormatAndInstructionSetAgreesWithTheReference) {
     Engine slow(*plain.model, *plain.device, options(plain, 64, 1));
     Seq seq = slow.cache().open({});
     const auto want = all_logits(slow, seq, prompt, 40);
-    float scale = 0;
-    for (float v : want) scale = std::max(scale, std::fabs(v));
     for (const Simd* set : simd_sets()) {
       SCOPED_TRACE(set->name);
       force_simd(set->name);
       Loaded fast(file);
       Engine engine(*fast.model, *fast.device, options(fast, 64, 1));
       Seq s = engine.cache().open({});
-      EXPECT_LT(worst_difference(all_logits(engine, s, prompt, 40), want), most * std::max(1.0f, scale));
+      EXPECT_LT(rms_difference(all_logits(engine, s, prompt, 40), want), most);
     }
   }
   force_simd(active);

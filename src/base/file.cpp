@@ -61,7 +61,8 @@ FileWriter::~FileWriter() {
 }
 
 void FileWriter::write(const void* data, size_t bytes) {
-  check(std::fwrite(data, 1, bytes, file_) == bytes, path_, ": cannot write: ", std::strerror(errno));
+  const size_t written = std::fwrite(data, 1, bytes, file_);   // before errno is read: arguments have no order
+  check(written == bytes, path_, ": cannot write: ", std::strerror(errno));
 }
 
 void FileWriter::commit() {
