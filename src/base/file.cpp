@@ -15,7 +15,7 @@
 namespace folio {
 
 MappedFile::MappedFile(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);   // a named pipe would wait for its writer; it is refused below
   check(fd >= 0, path, ": cannot open: ", std::strerror(errno));
   struct stat info {};
   const bool regular = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
