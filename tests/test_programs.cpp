@@ -428,6 +428,7 @@ TEST(InteractiveProgram, CtrlCStopsTheAnswerAndNotTheProgram) {
   t.type("some\x03");   // clears the line
   t.type("\x03");       // warns
   EXPECT_TRUE(t.wait_for("to leave")) << t.seen();
+  ASSERT_TRUE(t.wait_for("> "));   // between two prompts the terminal is cooked, and Ctrl-C a signal that has nothing to stop
   t.type("\x03");
   EXPECT_EQ(t.exit_code(), 0);
 }

@@ -50,9 +50,15 @@ void catch_interrupts() {
   sigaction(SIGINT, &action, nullptr);
 }
 
+// Not through stdio: Ctrl-C in the middle of a write would leave it with an error and a piece of the text lost.
 void show(std::string_view text) {
-  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  check(written, "cannot write to standard output: ", std::strerror(errno));   // now, and not when all is done
+  while (!text.empty()) {
+    const ssize_t n = write(STDOUT_FILENO, text.data(), text.size());
+    const int why = errno;
+    if (n < 0 && why == EINTR) continue;
+    check(n >= 0, "cannot write to standard output: ", std::strerror(why));   // now, and not when all is done
+    text.remove_prefix(size_t(n));
+  }
 }
 
 // One run of the program: a model, a text that grows, and what the flags ask for around it.
