@@ -9,7 +9,7 @@ namespace folio {
 // result is the same to the last bit however rows and tokens are grouped, among calls, among threads, and in `few` or `many`.
 struct MatmulPart {
   const uint8_t* w;       // rows of weights
-  int64_t w_stride;       // bytes from row to row
+  int64_t w_stride;       // bytes from row to row, or from panel to panel
   const uint8_t* x;       // tokens, packed or (plain_tokens) f32
   int64_t x_stride;       // bytes
   int64_t k;              // K
@@ -21,13 +21,17 @@ struct MatmulPart {
 // How one format of weights is multiplied.
 struct MatmulFormat {
   static constexpr int most_rows = 64;
-  bool plain_tokens;                                       // tokens need not be packed, only profit from it when there are many
-  int64_t (*token_bytes)(int64_t k);                       // bytes of a packed token
+  bool plain_tokens;                                       // `few` takes tokens as they are, too, and only profits from packed ones
+  int64_t (*token_bytes)(int64_t k);                       // of a token packed for `few`
   void (*pack_token)(const float* x, int64_t k, uint8_t* to);
-  int64_t (*panel_bytes)(int64_t k);                       // bytes of a row in a panel; 0: `many` uses rows as they are
-  void (*pack_row)(const uint8_t* w, int64_t k, uint8_t* to);
   void (*few)(const MatmulPart&);                          // rows straight from the file, for few tokens: reads each row once
-  void (*many)(const MatmulPart&);                         // rows of a panel, for many tokens
+
+  int panel_rows;                                          // of a panel
+  int64_t (*panel_token_bytes)(int64_t k);                 // of a token packed for `many`
+  void (*pack_panel_token)(const float* x, int64_t k, uint8_t* to);
+  int64_t (*panel_bytes)(int64_t k);
+  void (*pack_panel)(const uint8_t* w, int64_t stride, int rows, int64_t k, uint8_t* to);   // rows <= panel_rows, `stride` bytes apart
+  void (*many)(const MatmulPart&);                         // rows in panels, for many tokens: w is the first, w_stride apart
 };
 
 // The rest, for one token and some features, once their sums stand in the first-level cache:

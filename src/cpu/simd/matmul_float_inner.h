@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Matmul of weights in f32, f16 and bf16. Lanes run along K: the sum of an output is one register, to which K's steps are added
-// in order, and whose lanes are added at the end. So nothing needs to be transposed, rows come straight from the file, and one
-// tile serves one token as well as many: its sums do not depend on how rows, tokens and K are cut.
+// Matmul of weights in f32, f16 and bf16. For few tokens lanes run along K and rows come straight from the file: the sum of an output
+// is one register, to which K's steps are added in order, and whose lanes are added at the end, in ascending order. For many tokens
+// rows are widened and turned into panels (matmul_panel_inner.h), with the same sums.
 //
-//   f32, f16, bf16      in f32, activations as they are. For many tokens f16 and bf16 rows are first widened into a panel.
-//   bf16 on avx512_bf16 by vdpbf16ps, activations rounded to bf16.
+//   f32, f16, bf16      in f32, activations as they are
+//   bf16 on avx512_bf16 by vdpbf16ps, activations rounded to bf16
 #pragma once
 
 namespace folio {
@@ -21,6 +21,15 @@ struct Widened {
   static FOLIO_INLINE Vec token(const float* p) { return load(p); }
   static FOLIO_INLINE Vec token_n(const float* p, int n) { return load_n(p, n); }
   static FOLIO_INLINE Vec join(Vec sum, Vec w, Vec x) { return fma(w, x, sum); }
+  // A step's units as they stand in a panel or in a token of one.
+  static FOLIO_INLINE Vec units(const Weight* p) { return Row::load(p); }
+  static FOLIO_INLINE Vec units_n(const Weight* p, int n) { return Row::load_n(p, n); }
+  static FOLIO_INLINE Vec join_units(Vec sum, Vec w, Vec x) { return fma(w, x, sum); }
+  static FOLIO_INLINE void pack(const float* x, int64_t n, float* to) {
+    int64_t i = 0;
+    for (; i + Vec::lanes <= n; i += Vec::lanes) store(to + i, load(x + i));
+    if (i < n) store_n(to + i, load_n(x + i, int(n - i)), int(n - i));
+  }
 };
 
 #ifdef FOLIO_BF16_DOT
@@ -33,16 +42,24 @@ struct Paired {
   static FOLIO_INLINE Pairs token(const uint16_t* p) { return load_pairs(p); }
   static FOLIO_INLINE Pairs token_n(const uint16_t* p, int n) { return load_pairs_n(p, n); }
   static FOLIO_INLINE Vec join(Vec sum, Pairs w, Pairs x) { return dot_pairs(sum, w, x); }
+  static FOLIO_INLINE Vec units(const uint16_t* p) { return load(reinterpret_cast<const float*>(p)); }
+  static FOLIO_INLINE Vec units_n(const uint16_t* p, int n) { return vec_of(load_pairs_n(p, n)); }
+  static FOLIO_INLINE Vec join_units(Vec sum, Vec w, Vec x) { return dot_pairs(sum, pairs_of(w), pairs_of(x)); }
+  static FOLIO_INLINE void pack(const float* x, int64_t n, uint16_t* to) {
+    int64_t i = 0;
+    for (; i + Vec::lanes <= n; i += Vec::lanes) store_bf16(to + i, load(x + i));
+    if (i < n) store_bf16_n(to + i, load_n(x + i, int(n - i)), int(n - i));
+  }
 };
 #endif
 
 // Sums that a tile keeps in registers: all but those that its weights and a token take.
 #if FOLIO_SET == FOLIO_SET_avx2 || FOLIO_SET == FOLIO_SET_plain
-constexpr int tile_rows = 2, tile_tokens = 6, narrow_rows = 1;
+constexpr int tile_rows = 2, narrow_rows = 1, panel_tile_tokens = FOLIO_SET == FOLIO_SET_avx2 ? 6 : 4;
 #else
-constexpr int tile_rows = 4, tile_tokens = 6, narrow_rows = 3;
+constexpr int tile_rows = 4, narrow_rows = 3, panel_tile_tokens = 12;
 #endif
-constexpr int few_tokens = 8;                    // with narrow_rows
+constexpr int few_tokens = 8;                    // 7 and 8 with narrow_rows
 // Bytes of a token that a tile takes at a time: tokens, and the rows that pass by, share a first-level cache of 32 KiB or more,
 // whose places repeat every 4 KiB. Rows of spread_bytes lie half of that apart.
 constexpr int64_t cut_bytes(int tokens) { return tokens <= 2 ? 8192 : tokens <= 4 ? 4096 : 2048; }
@@ -119,21 +136,14 @@ void float_rows(const MatmulPart& p, const uint8_t* x, float* out) {
   }
   if (p.k == 0)
     for (Vec& s : sums) s = zero();
-  for (int t = 0; t < T; ++t) {
-    float* o = out + t * p.out_stride;
-    const Vec* s = sums + t;
-    int r = 0;
-    for (; r + 4 <= p.rows; r += 4, s += 4 * T) store_four_sums(o + r, s[0], s[T], s[2 * T], s[3 * T]);
-    for (; r < p.rows; ++r, s += T) o[r] = sum(*s);
-  }
+  for (int t = 0; t < T; ++t) store_sums(out + t * p.out_stride, sums + t, T, p.rows);
 }
 
+// 7 and 8 tokens in one go: reading a row twice would cost more than narrower tiles.
 template <class P>
-void float_part(const MatmulPart& p, bool from_afar) {
-  // 7 and 8 tokens in one go while rows come from memory: reading a row twice would cost more than narrower tiles.
-  const int most = from_afar ? few_tokens : tile_tokens;
+void float_few(const MatmulPart& p) {
   for (int t = 0, n; t < p.tokens; t += n) {
-    n = p.tokens - t < most ? p.tokens - t : most;
+    n = p.tokens - t < few_tokens ? p.tokens - t : few_tokens;
     const uint8_t* x = p.x + t * p.x_stride;
     float* out = p.out + t * p.out_stride;
     switch (n) {
@@ -149,37 +159,99 @@ void float_part(const MatmulPart& p, bool from_afar) {
   }
 }
 
-template <class P> void float_few(const MatmulPart& p) { float_part<P>(p, true); }
-template <class P> void float_many(const MatmulPart& p) { float_part<P>(p, false); }
+template <class P>
+int64_t float_token_bytes(int64_t k) { return spread_bytes(k * int64_t(sizeof(typename P::Token))); }
+template <class P>
+void pack_float_token(const float* x, int64_t k, uint8_t* to) { P::pack(x, k, reinterpret_cast<typename P::Token*>(to)); }
 
-int64_t as_it_is(int64_t) { return 0; }
-int64_t spread_floats(int64_t k) { return spread_bytes(k * 4); }
+// ---- many tokens
 
-template <class Row>
-void widen_row(const typename Row::Number* from, int64_t k, uint8_t* to) {
-  float* out = reinterpret_cast<float*>(to);
-  int64_t i = 0;
-  for (; i + Vec::lanes <= k; i += Vec::lanes) store(out + i, Row::load(from + i));
-  if (i < k) store_n(out + i, Row::load_n(from + i, int(k - i)), int(k - i));
+template <class P>
+struct FloatPanel {
+  static constexpr int unit_numbers = P::step / Vec::lanes, tile_tokens = panel_tile_tokens;
+  static constexpr int64_t panel_unit = 4 * panel_rows, token_unit = 4;
+  static constexpr int64_t units(int64_t k) { return (k + unit_numbers - 1) / unit_numbers; }
+
+  template <int T>
+  static FOLIO_INLINE void step(const uint8_t* panel, const uint8_t* x, int64_t x_stride, Vec (&sums)[panel_vectors][T]) {
+    Vec w[panel_vectors];
+#pragma GCC unroll 4
+    for (int r = 0; r < panel_vectors; ++r) w[r] = load(reinterpret_cast<const float*>(panel) + r * Vec::lanes);
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      const Vec number = splat_at(x + t * x_stride);
+#pragma GCC unroll 4
+      for (int r = 0; r < panel_vectors; ++r) sums[r][t] = P::join_units(sums[r][t], w[r], number);
+    }
+  }
+  template <int T>
+  static __attribute__((noinline)) void tile(const PanelTile& a) {
+    constexpr int line = 16, quarter = line / 4;                      // units of a token in a line of the cache
+    for (int64_t l = 0; l < a.lanes; ++l) {
+      Vec sums[panel_vectors][T];
+      begin_sums(a, sums);
+      const uint8_t *panel = a.panel + l * a.lane_bytes, *x = a.x + l * a.units * token_unit, *next = a.next + l * a.units * token_unit;
+      int64_t u = 0;
+      for (; u + line <= a.units; u += line, next += line * token_unit) {
+        const uint8_t* soon = next;
+        for (int q = 0; q < line; q += quarter) {
+#pragma GCC unroll 4
+          for (int t = 0; t < (T + 3) / 4; ++t, soon += a.x_stride) prefetch(soon);
+          for (int i = 0; i < quarter; ++i, panel += panel_unit, x += token_unit) step<T>(panel, x, a.x_stride, sums);
+        }
+      }
+      for (; u < a.units; ++u, panel += panel_unit, x += token_unit) step<T>(panel, x, a.x_stride, sums);
+      keep_sums(a, sums);
+    }
+  }
+
+  // `lanes` steps of every token or row at a time become `lanes` units of every lane.
+  static void pack_rows(const uint8_t* w, int64_t stride, int rows, int64_t k, uint8_t* to) {
+    using Weight = typename P::Weight;
+    for (int first = 0; first < panel_rows; first += Vec::lanes)
+      for (int64_t g = 0; g < groups_of(units(k)); ++g) {
+        Vec a[Vec::lanes];
+        const int64_t at = g * P::step, left = k - at;
+        for (int r = 0; r < Vec::lanes; ++r) {
+          const Weight* from = reinterpret_cast<const Weight*>(w + (first + r) * stride) + at;
+          a[r] = first + r >= rows ? zero() : left >= P::step ? P::units(from) : P::units_n(from, int(left));
+        }
+        transpose(a);
+        uint8_t* unit = to + g * panel_unit + first * 4;
+        for (int64_t l = 0; l < lanes_of(units(k)); ++l, unit += panel_lane_bytes<FloatPanel>(k)) store(reinterpret_cast<float*>(unit), a[l]);
+      }
+  }
+  static void pack_token(const float* x, int64_t k, uint8_t* to) {
+    using Token = typename P::Token;
+    const int64_t groups = groups_of(units(k));
+    for (int64_t g = 0; g < groups; g += Vec::lanes) {
+      Vec a[Vec::lanes];
+      for (int i = 0; i < Vec::lanes; ++i) {
+        const int64_t at = (g + i) * P::step, left = k - at;
+        Token step[P::step] = {};
+        if (left > 0) P::pack(x + at, left < P::step ? left : P::step, step);
+        a[i] = load(reinterpret_cast<const float*>(step));
+      }
+      transpose(a);
+      const int some = groups - g < Vec::lanes ? int(groups - g) : Vec::lanes;
+      for (int64_t l = 0; l < lanes_of(units(k)); ++l) store_n(reinterpret_cast<float*>(to) + l * groups + g, a[l], some);
+    }
+  }
+};
+
+template <class P>
+constexpr MatmulFormat float_format(bool plain_tokens) {
+  using Panel = FloatPanel<P>;
+  return {plain_tokens, float_token_bytes<P>, pack_float_token<P>, float_few<P>, panel_rows, panel_token_bytes<Panel>, Panel::pack_token,
+          panel_bytes<Panel>, Panel::pack_rows, panel_many<Panel>};
 }
-template <class Row>
-void widen_weights(const uint8_t* w, int64_t k, uint8_t* to) { widen_row<Row>(reinterpret_cast<const typename Row::Number*>(w), k, to); }
 
-constexpr MatmulFormat matmul_f32 = {true, spread_floats, widen_row<F32Row>, as_it_is, nullptr, float_few<Widened<F32Row>>, float_many<Widened<F32Row>>};
-constexpr MatmulFormat matmul_f16 = {true, spread_floats, widen_row<F32Row>, spread_floats, widen_weights<F16Row>, float_few<Widened<F16Row>>,
-                                     float_many<Widened<F32Row>>};
+constexpr MatmulFormat matmul_f32 = float_format<Widened<F32Row>>(true);
+constexpr MatmulFormat matmul_f16 = float_format<Widened<F16Row>>(true);
 #ifdef FOLIO_BF16_DOT
-int64_t spread_pairs(int64_t k) { return spread_bytes(k * 2); }
-void narrow_token(const float* x, int64_t k, uint8_t* to) {
-  uint16_t* out = reinterpret_cast<uint16_t*>(to);
-  int64_t i = 0;
-  for (; i + Vec::lanes <= k; i += Vec::lanes) store_bf16(out + i, load(x + i));
-  if (i < k) store_bf16_n(out + i, load_n(x + i, int(k - i)), int(k - i));
-}
-constexpr MatmulFormat matmul_bf16 = {false, spread_pairs, narrow_token, as_it_is, nullptr, float_few<Paired>, float_many<Paired>};
+constexpr MatmulFormat matmul_bf16 = float_format<Paired>(false);
 #else
-constexpr MatmulFormat matmul_bf16 = {true, spread_floats, widen_row<F32Row>, spread_floats, widen_weights<Bf16Row>, float_few<Widened<Bf16Row>>,
-                                      float_many<Widened<F32Row>>};
+constexpr MatmulFormat matmul_bf16 = float_format<Widened<Bf16Row>>(true);
 #endif
 
 }  // namespace

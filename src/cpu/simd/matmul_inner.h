@@ -2,8 +2,9 @@
 // Matmul's inner loops: the products of each format, and what is done to a sum before it is stored.
 #pragma once
 
+#include "cpu/simd/matmul_panel_inner.h"
+// the walk first
 #include "cpu/simd/matmul_float_inner.h"
-// the tile's sizes first
 #include "cpu/simd/matmul_quant_inner.h"
 
 namespace folio {

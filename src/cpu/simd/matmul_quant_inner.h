@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: MIT
 // Matmul of weights in Q8_0 and Q4_0. Tokens are quantised to blocks of 32 bytes with an f32 scale; a block's products are summed
-// exactly in integers, then Σ_blocks (w.d · sum) · x.d in f32. A lane holds a block (the end of vec.h), so 8 dot instructions and two
-// multiply-adds do 32 products in every lane, and the sums of an output are one register, as in matmul_float_inner.h.
+// exactly in integers, then Σ_blocks (w.d · sum) · x.d in f32.
 //
 // Weights may be stored with an offset that makes them unsigned, as the dot instructions want: Σ (w + c)·x − c·Σ x, and a token's
-// c·Σ x is taken off where its sums start. A group, of a token or of a row in a panel:
+// c·Σ x is taken off where its sums start.
 //
-//   eight registers of bytes | token: where its sums start   | token: x.d
-//                            | row: w.d                      | row: minus_start(w.d)
+// Few tokens: a lane holds a block (the end of vec.h), so 8 dot instructions and two multiply-adds do 32 products in every lane, and
+// the sums of an output are one register. A token lies in groups of `lanes` blocks:
+//
+//   eight registers of bytes | where its sums start | x.d
+//
+// Many tokens (matmul_panel_inner.h): a lane holds the same block of another row.
+//
+//   token | 32 bytes | where its sums start | x.d          panel | 8 × bytes of panel_rows rows | w.d | minus_start(w.d)
 #pragma once
 
 namespace folio {
@@ -19,17 +24,16 @@ constexpr int group_bytes = 10 * column_bytes;
 constexpr int quant_tokens = 8;                  // of `few` at once
 constexpr int64_t quant_near_bytes = 20 << 10;   // of the first-level cache, for what is used again and again
 
-constexpr int64_t groups_of(int64_t k) { return (k / 32 + group_blocks - 1) / group_blocks; }
-int64_t quant_bytes(int64_t k) { return groups_of(k) * group_bytes; }
+int64_t quant_token_bytes(int64_t k) { return groups_of(k / 32) * group_bytes; }
 
 struct Q8 {
   static constexpr int block_bytes = 34, offset = q8_offset;
-  static FOLIO_INLINE void columns(const uint8_t* p, Ints* to) { columns_q8(p + 2, block_bytes, to); }
+  static FOLIO_INLINE void columns(const uint8_t* p, int64_t stride, Ints* to) { columns_q8(p + 2, size_t(stride), to); }
   static FOLIO_INLINE Ints dot(Ints sum, Ints w, Ints x) { return dot_q8(sum, w, x); }
 };
 struct Q4 {
   static constexpr int block_bytes = 18, offset = 8;
-  static FOLIO_INLINE void columns(const uint8_t* p, Ints* to) { columns_q4(p + 2, block_bytes, to); }
+  static FOLIO_INLINE void columns(const uint8_t* p, int64_t stride, Ints* to) { columns_q4(p + 2, size_t(stride), to); }
   static FOLIO_INLINE Ints dot(Ints sum, Ints w, Ints x) { return dot_q4(sum, w, x); }
 };
 
@@ -47,6 +51,12 @@ FOLIO_INLINE float quantise_block(const float* x, int8_t* q) {
   return high / 127 + sum(odd);
 }
 
+FOLIO_INLINE int32_t sum_of_bytes(const int8_t* q) {
+  int32_t all = 0;
+  for (int i = 0; i < 32; ++i) all += q[i];
+  return all;
+}
+
 template <int offset>
 void quantise_token(const float* x, int64_t k, uint8_t* to) {
   const int64_t blocks = k / 32;
@@ -56,9 +66,7 @@ void quantise_token(const float* x, int64_t k, uint8_t* to) {
     float d[group_blocks];
     for (int b = 0; b < group_blocks; ++b) {
       d[b] = g + b < blocks ? quantise_block(x + 32 * (g + b), q + 32 * b) : 0;
-      int32_t all = 0;
-      for (int i = 0; i < 32; ++i) all += q[32 * b + i];
-      start[b] = dot_start - offset * all;
+      start[b] = dot_start - offset * sum_of_bytes(q + 32 * b);
     }
     Ints column[8];
     columns_of_blocks(reinterpret_cast<const uint8_t*>(q), 32, column);
@@ -73,31 +81,19 @@ struct QuantGroup {
   Vec d, minus;
 };
 
+// A block in every lane, `stride` bytes apart.
 template <class Q>
-FOLIO_INLINE void read_group(const uint8_t* p, QuantGroup& to) {
-  Q::columns(p, to.w);
-  to.d = f16_of_blocks(p, Q::block_bytes);
+FOLIO_INLINE void read_group(const uint8_t* p, int64_t stride, QuantGroup& to) {
+  Q::columns(p, stride, to.w);
+  to.d = f16_of_blocks(p, size_t(stride));
   to.minus = minus_start(to.d);
 }
-// The last group of a row, with fewer blocks: the others are 0.
+// With fewer blocks, the others are 0.
 template <class Q>
-__attribute__((noinline)) void read_part_of_group(const uint8_t* p, int64_t blocks, QuantGroup& to) {
+__attribute__((noinline)) void read_part_of_group(const uint8_t* p, int64_t stride, int64_t blocks, QuantGroup& to) {
   uint8_t whole[group_blocks * Q::block_bytes] = {};
-  __builtin_memcpy(whole, p, size_t(blocks * Q::block_bytes));
-  read_group<Q>(whole, to);
-}
-
-template <class Q>
-void pack_quant_row(const uint8_t* w, int64_t k, uint8_t* to) {
-  const int64_t blocks = k / 32;
-  for (int64_t b = 0; b < blocks; b += group_blocks, to += group_bytes) {
-    QuantGroup g;
-    if (blocks - b >= group_blocks) read_group<Q>(w + b * Q::block_bytes, g);
-    else read_part_of_group<Q>(w + b * Q::block_bytes, blocks - b, g);
-    for (int j = 0; j < 8; ++j) store_ints(to + j * column_bytes, g.w[j]);
-    store(reinterpret_cast<float*>(to + 8 * column_bytes), g.d);
-    store(reinterpret_cast<float*>(to + 9 * column_bytes), g.minus);
-  }
+  for (int64_t b = 0; b < blocks; ++b) __builtin_memcpy(whole + b * Q::block_bytes, p + b * stride, size_t(Q::block_bytes));
+  read_group<Q>(whole, Q::block_bytes, to);
 }
 
 FOLIO_INLINE Vec column_floats(const uint8_t* group, int j) { return load(reinterpret_cast<const float*>(group + j * column_bytes)); }
@@ -129,21 +125,21 @@ FOLIO_INLINE void quant_row(const uint8_t* w, const uint8_t* x, int64_t x_stride
   int64_t b = from;
   for (; b + group_blocks <= to; b += group_blocks, p += group_blocks * Q::block_bytes, x += group_bytes) {
     for (int line = 0; line < group_blocks * Q::block_bytes; line += 64) prefetch(p + ahead + line);
-    read_group<Q>(p, g);
+    read_group<Q>(p, Q::block_bytes, g);
     meet_tokens<Q, T>(g, x, x_stride, sums);
   }
   if (b < to) {
-    read_part_of_group<Q>(p, to - b, g);
+    read_part_of_group<Q>(p, Q::block_bytes, to - b, g);
     meet_tokens<Q, T>(g, x, x_stride, sums);
   }
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) all[t] = sums[t];
 }
 
-// Eight rows at a time, so that their sums and, of the tokens, what `cut` lets through stay in the first-level cache.
+// Some rows at a time, so that their sums and, of the tokens, what `cut` lets through stay in the first-level cache.
 template <class Q, int T>
 __attribute__((noinline)) void quant_rows(const MatmulPart& p, const uint8_t* x, float* out) {
-  constexpr int rows = 8;
+  constexpr int rows = 16;
   constexpr int64_t near = quant_near_bytes / group_bytes / T, cut = (near < 1 ? 1 : near) * group_blocks;
   constexpr int64_t ahead = 2048;
   const int64_t blocks = p.k / 32;
@@ -155,8 +151,7 @@ __attribute__((noinline)) void quant_rows(const MatmulPart& p, const uint8_t* x,
     for (int64_t b = 0; b < blocks; b += cut)
       for (int r = 0; r < n; ++r)
         quant_row<Q, T>(w + r * p.w_stride, x, p.x_stride, b, b + cut < blocks ? b + cut : blocks, ahead, sums + r * T);
-    for (int t = 0; t < T; ++t)
-      for (int r = 0; r < n; ++r) out[t * p.out_stride + first + r] = sum(sums[r * T + t]);
+    for (int t = 0; t < T; ++t) store_sums(out + t * p.out_stride + first, sums + t, T, n);
   }
 }
 
@@ -179,100 +174,100 @@ void quant_few(const MatmulPart& p) {
   }
 }
 
-// ---- many tokens: tiles over a panel
-
-#if FOLIO_SET == FOLIO_SET_avx2 || FOLIO_SET == FOLIO_SET_plain
-constexpr int quant_tile_rows = 2, quant_tile_tokens = 2;
-#else
-constexpr int quant_tile_rows = 4, quant_tile_tokens = 3;   // 12 sums of integers, 12 of floats, 8 registers for the rest
-#endif
-
-// `all` holds sums from one cut of K to the next; out is written after the last.
-template <class Q, int R, int T>
-__attribute__((noinline)) void quant_tile(const uint8_t* w, int64_t w_stride, const uint8_t* x, int64_t x_stride, int64_t groups, bool goes_on,
-                                          Vec* all, float* out, int64_t out_stride) {
-  Vec sums[R][T];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) sums[r][t] = goes_on ? all[r * T + t] : zero();
-  for (int64_t g = 0; g < groups; ++g, w += group_bytes, x += group_bytes) {
-    Ints dots[R][T];
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) {
-      dots[0][t] = column_ints(x + t * x_stride, 8);
-#pragma GCC unroll 8
-      for (int r = 1; r < R; ++r) dots[r][t] = dots[0][t];
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) {
-      Ints token[T];
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) token[t] = column_ints(x + t * x_stride, j);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Ints row = column_ints(w + r * w_stride, j);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) dots[r][t] = Q::dot(dots[r][t], row, token[t]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Vec d = column_floats(w + r * w_stride, 8), minus = column_floats(w + r * w_stride, 9);
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sums[r][t] = fma(scaled(dots[r][t], d, minus), column_floats(x + t * x_stride, 9), sums[r][t]);
-    }
-  }
-  if (!out) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) all[r * T + t] = sums[r][t];
-    return;
-  }
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) {
-    float* o = out + t * out_stride;
-    if constexpr (R == 4) {
-      store_four_sums(o, sums[0][t], sums[1][t], sums[2][t], sums[3][t]);
-    } else {
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) o[r] = sum(sums[r][t]);
-    }
-  }
-}
-
-// The rows of a tile stay in the first-level cache while all tokens pass by; where K is too long for that, some of it at a time.
-template <class Q, int R>
-void quant_tokens_of(const MatmulPart& p, int r) {
-  constexpr int n = quant_tile_tokens, most = 64;
-  constexpr int64_t cut = quant_near_bytes / 2 / (R * group_bytes) > 0 ? quant_near_bytes / 2 / (R * group_bytes) : 1;
-  const int64_t groups = groups_of(p.k);
-  Vec all[R * most];
-  for (int first = 0; first < p.tokens; first += most) {
-    const int last = p.tokens - first < most ? p.tokens : first + most;
-    for (int64_t g = 0; g < groups; g += cut) {
-      const int64_t some = groups - g < cut ? groups - g : cut;
-      const uint8_t *w = p.w + r * p.w_stride + g * group_bytes, *x = p.x + g * group_bytes;
-      float* out = g + some == groups ? p.out + r : nullptr;
-      int t = first;
-      for (; t + n <= last; t += n)
-        quant_tile<Q, R, n>(w, p.w_stride, x + t * p.x_stride, p.x_stride, some, g > 0, all + (t - first) * R, out ? out + t * p.out_stride : out, p.out_stride);
-      for (; t < last; ++t)
-        quant_tile<Q, R, 1>(w, p.w_stride, x + t * p.x_stride, p.x_stride, some, g > 0, all + (t - first) * R, out ? out + t * p.out_stride : out, p.out_stride);
-    }
-  }
-}
+// ---- many tokens
 
 template <class Q>
-void quant_many(const MatmulPart& p) {
-  int r = 0;
-  for (; r + quant_tile_rows <= p.rows; r += quant_tile_rows) quant_tokens_of<Q, quant_tile_rows>(p, r);
-  for (; r < p.rows; ++r) quant_tokens_of<Q, 1>(p, r);
-}
+struct QuantPanel {
+#if FOLIO_SET == FOLIO_SET_avx2 || FOLIO_SET == FOLIO_SET_plain
+  static constexpr int tile_tokens = 2;
+#else
+  static constexpr int tile_tokens = 6;          // 12 sums of integers, 12 of floats, 8 registers for the rest
+#endif
+  static constexpr int64_t panel_unit = 40 * panel_rows, token_unit = 40;
+  static constexpr int64_t units(int64_t k) { return k / 32; }
 
-constexpr MatmulFormat matmul_q8_0 = {false, quant_bytes, quantise_token<Q8::offset>, quant_bytes, pack_quant_row<Q8>, quant_few<Q8>, quant_many<Q8>};
-constexpr MatmulFormat matmul_q4_0 = {false, quant_bytes, quantise_token<Q4::offset>, quant_bytes, pack_quant_row<Q4>, quant_few<Q4>, quant_many<Q4>};
+  template <int T>
+  static FOLIO_INLINE void step(const uint8_t* panel, const uint8_t* x, int64_t x_stride, Vec (&sums)[panel_vectors][T]) {
+    auto column = [&](int j, int r) { return panel + (j * panel_vectors + r) * column_bytes; };
+    Ints dots[panel_vectors][T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t)
+#pragma GCC unroll 4
+      for (int r = 0; r < panel_vectors; ++r) dots[r][t] = splat_ints(x + t * x_stride + 32);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      Ints w[panel_vectors];
+#pragma GCC unroll 4
+      for (int r = 0; r < panel_vectors; ++r) w[r] = load_ints(column(j, r));
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        const Ints four = splat_ints(x + t * x_stride + 4 * j);
+#pragma GCC unroll 4
+        for (int r = 0; r < panel_vectors; ++r) dots[r][t] = Q::dot(dots[r][t], w[r], four);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < panel_vectors; ++r) {
+      const Vec d = load(reinterpret_cast<const float*>(column(8, r))), minus = load(reinterpret_cast<const float*>(column(9, r)));
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) sums[r][t] = fma(scaled(dots[r][t], d, minus), splat_at(x + t * x_stride + 36), sums[r][t]);
+    }
+  }
+  template <int T>
+  static __attribute__((noinline)) void tile(const PanelTile& a) {
+    for (int64_t l = 0; l < a.lanes; ++l) {
+      Vec sums[panel_vectors][T];
+      begin_sums(a, sums);
+      const uint8_t *panel = a.panel + l * a.lane_bytes, *x = a.x + l * a.units * token_unit, *next = a.next + l * a.units * token_unit;
+      for (int64_t u = 0; u < a.units; ++u, panel += panel_unit, x += token_unit, next += token_unit) {
+#pragma GCC unroll 16
+        for (int t = 0; t < T; ++t) prefetch(next + t * a.x_stride);
+        step<T>(panel, x, a.x_stride, sums);
+      }
+      keep_sums(a, sums);
+    }
+  }
+
+  static void pack_rows(const uint8_t* w, int64_t stride, int rows, int64_t k, uint8_t* to) {
+    const int64_t blocks = units(k), lanes = lanes_of(blocks);
+    for (int r = 0; r < panel_vectors; ++r) {
+      const int some = rows - r * Vec::lanes;
+      for (int64_t first = 0, g = 0; first < blocks; first += lanes, ++g)
+        for (int64_t l = 0; l < lanes; ++l) {
+          QuantGroup group;
+          const uint8_t* from = w + r * Vec::lanes * stride + (first + l) * Q::block_bytes;
+          if (first + l < blocks && some >= Vec::lanes) read_group<Q>(from, stride, group);
+          else read_part_of_group<Q>(from, stride, first + l < blocks ? some : 0, group);
+          uint8_t* unit = to + l * panel_lane_bytes<QuantPanel>(k) + g * panel_unit + r * column_bytes;
+          for (int j = 0; j < 8; ++j) store_ints(unit + j * panel_vectors * column_bytes, group.w[j]);
+          store(reinterpret_cast<float*>(unit + 8 * panel_vectors * column_bytes), group.d);
+          store(reinterpret_cast<float*>(unit + 9 * panel_vectors * column_bytes), group.minus);
+        }
+    }
+  }
+  static void pack_token(const float* x, int64_t k, uint8_t* to) {
+    const int64_t blocks = units(k), lanes = lanes_of(blocks), groups = groups_of(blocks);
+    for (int64_t first = 0, g = 0; first < blocks; first += lanes, ++g)
+      for (int64_t l = 0; l < lanes; ++l) {
+        struct {
+          int8_t q[32];
+          int32_t start;
+          float d;
+        } unit = {};
+        if (first + l < blocks) unit.d = quantise_block(x + 32 * (first + l), unit.q);
+        unit.start = dot_start - Q::offset * sum_of_bytes(unit.q);
+        __builtin_memcpy(to + (l * groups + g) * token_unit, &unit, sizeof unit);
+      }
+  }
+};
+
+template <class Q>
+constexpr MatmulFormat quant_format() {
+  using Panel = QuantPanel<Q>;
+  return {false, quant_token_bytes, quantise_token<Q::offset>, quant_few<Q>, panel_rows, panel_token_bytes<Panel>, Panel::pack_token,
+          panel_bytes<Panel>, Panel::pack_rows, panel_many<Panel>};
+}
+constexpr MatmulFormat matmul_q8_0 = quant_format<Q8>(), matmul_q4_0 = quant_format<Q4>();
 
 }  // namespace
 }  // namespace folio

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // transpose(a): a square of lanes × lanes numbers, turned. Where registers allow it the rows are paired, then the pairs, so that
-// no number passes through memory.
+// no number passes through memory. And what needs it: the sums over the lanes of several registers at once.
 #pragma once
 #include "cpu/simd/vec.h"
 
@@ -61,6 +61,19 @@ FOLIO_INLINE void transpose(Vec (&a)[4]) {
   for (int i = 0; i < 4; ++i) a[i].v = Vec::Floats{t[0].v[i], t[1].v[i], t[2].v[i], t[3].v[i]};
 }
 #endif
+
+// to[r] = ((0 + lane 0) + lane 1) + ... of sums[r * step], for r < rows.
+FOLIO_INLINE void store_sums(float* to, const Vec* sums, int64_t step, int rows) {
+  for (int r = 0; r < rows; r += Vec::lanes) {
+    const int n = rows - r < Vec::lanes ? rows - r : Vec::lanes;
+    Vec a[Vec::lanes], total = zero();
+    for (int i = 0; i < Vec::lanes; ++i) a[i] = i < n ? sums[(r + i) * step] : zero();
+    transpose(a);
+    for (int i = 0; i < Vec::lanes; ++i) total += a[i];
+    if (n == Vec::lanes) store(to + r, total);
+    else store_n(to + r, total, n);
+  }
+}
 
 }  // namespace
 }  // namespace folio

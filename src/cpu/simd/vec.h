@@ -9,7 +9,6 @@
 //   min, max, abs, round             max(a, b) and min(a, b) give b if one of them is NaN
 //   less(a, b), first(n), select     masks
 //   sum, highest                     over the lanes, always in the same order
-//   store_four_sums(p, a, b, c, d)   p[0..3] = sum(a), sum(b), sum(c), sum(d), to the last bit
 //   exp, sigmoid, tanh, normal_cdf   below
 //
 // Everything is in an anonymous namespace and no library header is used: see kernels.cpp.
@@ -41,6 +40,13 @@
 
 namespace folio {
 namespace {
+
+// The number, or the four bytes, at p in every lane.
+FOLIO_INLINE Vec splat_at(const void* p) {
+  float x;
+  __builtin_memcpy(&x, p, 4);
+  return splat(x);
+}
 
 FOLIO_INLINE Vec operator-(Vec a) { return zero() - a; }
 FOLIO_INLINE Vec& operator+=(Vec& a, Vec b) { return a = a + b; }
@@ -122,6 +128,7 @@ FOLIO_INLINE Vec normal_cdf(Vec x) {
 //   columns_q4                   of blocks of 16 bytes of nibbles: 0 .. 15, low ones first
 //   columns_of_blocks            of 32 bytes as they are
 //   f16_of_blocks(p, stride)     their f16 scales
+//   splat_ints(p)                the four bytes at p in every lane
 //   dot_q8, dot_q4(sum, w, x)    sum + Σ of 4 products w·x a lane, exact
 //   dot_start, scaled            A sum starts at dot_start = the bits of 1.5·2^23, so that its bits are the float 1.5·2^23 + sum, and
 //                                scaled(sum, d, minus_start(d)) = (1.5·2^23 + sum)·d − 1.5·2^23·d = sum·d is one fused multiply-add:

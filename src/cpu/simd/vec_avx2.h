@@ -81,12 +81,6 @@ FOLIO_INLINE float sum(Vec a) {
   const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
   return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
 }
-FOLIO_INLINE void store_four_sums(float* p, Vec a, Vec b, Vec c, Vec d) {
-  p[0] = sum(a);
-  p[1] = sum(b);
-  p[2] = sum(c);
-  p[3] = sum(d);
-}
 FOLIO_INLINE float highest(Vec a) {
   const __m128 c = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   const __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
@@ -98,7 +92,13 @@ struct Ints { __m256i v; };
 constexpr int32_t dot_start = 0x4b400000;
 constexpr int q8_offset = 0;
 
+FOLIO_INLINE int dword(const void* p) {
+  int i;
+  __builtin_memcpy(&i, p, 4);
+  return i;
+}
 FOLIO_INLINE Ints load_ints(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
+FOLIO_INLINE Ints splat_ints(const void* p) { return {_mm256_set1_epi32(dword(p))}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a.v); }
 // maddubs saturates at 32767: |w| <= 128 and |x| <= 127 stay below (2·128·127 = 32512), w + 128 would not.
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) {

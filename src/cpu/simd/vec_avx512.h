@@ -64,15 +64,6 @@ FOLIO_INLINE float sum(Vec a) {
   const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
   return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
 }
-// The same additions for four registers at once.
-FOLIO_INLINE void store_four_sums(float* p, Vec a, Vec b, Vec c, Vec d) {
-  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a.v, b.v, 0x44), _mm512_shuffle_f32x4(a.v, b.v, 0xee));
-  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c.v, d.v, 0x44), _mm512_shuffle_f32x4(c.v, d.v, 0xee));
-  const __m512 four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));   // 128 bits each
-  const __m512 two = _mm512_add_ps(four, _mm512_permute_ps(four, 0xee));
-  const __m512 one = _mm512_add_ps(two, _mm512_movehdup_ps(two));
-  _mm_storeu_ps(p, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, one)));
-}
 FOLIO_INLINE float highest(Vec a) {
   const __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   const __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
@@ -85,7 +76,13 @@ struct Ints { __m512i v; };
 constexpr int32_t dot_start = 0x4b400000;
 constexpr int q8_offset = 128;
 
+FOLIO_INLINE int dword(const void* p) {
+  int i;
+  __builtin_memcpy(&i, p, 4);
+  return i;
+}
 FOLIO_INLINE Ints load_ints(const void* p) { return {_mm512_loadu_si512(p)}; }
+FOLIO_INLINE Ints splat_ints(const void* p) { return {_mm512_set1_epi32(dword(p))}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { _mm512_storeu_si512(p, a.v); }
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
 FOLIO_INLINE Ints dot_q4(Ints sum, Ints w, Ints x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
@@ -174,6 +171,8 @@ FOLIO_INLINE Pairs load_pairs_n(const uint16_t* p, int n) {
   const __mmask32 m = n >= 32 ? ~__mmask32(0) : (__mmask32(1) << n) - 1;
   return {reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(m, p))};
 }
+FOLIO_INLINE Vec vec_of(Pairs a) { return {reinterpret_cast<__m512>(a.v)}; }
+FOLIO_INLINE Pairs pairs_of(Vec a) { return {reinterpret_cast<__m512bh>(a.v)}; }
 FOLIO_INLINE Vec dot_pairs(Vec sum, Pairs a, Pairs b) { return {_mm512_dpbf16_ps(sum.v, a.v, b.v)}; }
 #endif
 

@@ -88,12 +88,6 @@ FOLIO_INLINE void store_bf16(uint16_t* p, Vec a) { vst1_u16(p, bf16_of(a)); }
 FOLIO_INLINE void store_bf16_n(uint16_t* p, Vec a, int n) { put_n(p, bf16_of(a), n); }
 
 FOLIO_INLINE float sum(Vec a) { return vaddvq_f32(a.v); }
-FOLIO_INLINE void store_four_sums(float* p, Vec a, Vec b, Vec c, Vec d) {
-  p[0] = sum(a);
-  p[1] = sum(b);
-  p[2] = sum(c);
-  p[3] = sum(d);
-}
 FOLIO_INLINE float highest(Vec a) { return vmaxvq_f32(a.v); }
 
 // Integers: see the end of vec.h.
@@ -101,7 +95,13 @@ struct Ints { int32x4_t v; };
 constexpr int32_t dot_start = 0x4b400000;
 constexpr int q8_offset = 0;
 
+FOLIO_INLINE int dword(const void* p) {
+  int i;
+  __builtin_memcpy(&i, p, 4);
+  return i;
+}
 FOLIO_INLINE Ints load_ints(const void* p) { return {vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p)))}; }
+FOLIO_INLINE Ints splat_ints(const void* p) { return {vdupq_n_s32(dword(p))}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { vst1q_u8(static_cast<uint8_t*>(p), vreinterpretq_u8_s32(a.v)); }
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) {
   const int8x16_t a = vreinterpretq_s8_s32(w.v), b = vreinterpretq_s8_s32(x.v);

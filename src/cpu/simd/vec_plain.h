@@ -114,12 +114,6 @@ FOLIO_INLINE void store_bf16_n(uint16_t* p, Vec a, int n) {
 FOLIO_INLINE void store_bf16(uint16_t* p, Vec a) { store_bf16_n(p, a, 4); }
 
 FOLIO_INLINE float sum(Vec a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
-FOLIO_INLINE void store_four_sums(float* p, Vec a, Vec b, Vec c, Vec d) {
-  p[0] = sum(a);
-  p[1] = sum(b);
-  p[2] = sum(c);
-  p[3] = sum(d);
-}
 FOLIO_INLINE float highest(Vec a) {
   const float p = a.v[0] > a.v[2] ? a.v[0] : a.v[2], q = a.v[1] > a.v[3] ? a.v[1] : a.v[3];
   return p > q ? p : q;
@@ -130,11 +124,17 @@ struct Ints { Vec::Ints v; };
 constexpr int32_t dot_start = 0;
 constexpr int q8_offset = 0;
 
+FOLIO_INLINE int dword(const void* p) {
+  int i;
+  __builtin_memcpy(&i, p, 4);
+  return i;
+}
 FOLIO_INLINE Ints load_ints(const void* p) {
   Ints a;
   __builtin_memcpy(&a.v, p, sizeof a.v);
   return a;
 }
+FOLIO_INLINE Ints splat_ints(const void* p) { return {Vec::Ints{} + dword(p)}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { __builtin_memcpy(p, &a.v, sizeof a.v); }
 // Bytes 0 and 2 of every lane, then 1 and 3, as products of 16 bits in 32.
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) {
