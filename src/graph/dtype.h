@@ -28,7 +28,10 @@ const Format& format(DType type);
 bool parse_dtype(std::string_view name, DType& type);  // false if there is no such format
 
 // Bytes of n elements; n must be a multiple of the block.
-inline int64_t bytes_of(DType type, int64_t n) { return n / format(type).block * format(type).bytes; }
+inline int64_t bytes_of(DType type, int64_t n) {
+  const Format& f = format(type);
+  return f.block == 1 ? n * f.bytes : n / f.block * f.bytes;
+}
 
 struct BlockQ8_0 { uint16_t d; int8_t q[32]; };
 struct BlockQ4_0 { uint16_t d; uint8_t q[16]; };

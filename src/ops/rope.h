@@ -31,21 +31,25 @@ struct Rope {
   }
   void reference(Worker w) const {
     const int64_t pairs = freq.dim(0), heads = x.dim(1);
-    for (int64_t t : w.share(x.dim(0)))
+    std::vector<float> c(static_cast<size_t>(pairs)), s(static_cast<size_t>(pairs));
+    for (int64_t t : w.share(x.dim(0))) {
       for (int64_t i = 0; i < pairs; ++i) {
         const double angle = double(pos.at<int32_t>()[t]) * freq.at<float>()[i];
-        const float c = float(std::cos(angle)) * factor, s = float(std::sin(angle)) * factor;
-        const int64_t first = half ? i : 2 * i, second = half ? i + pairs : 2 * i + 1;
-        for (int64_t h = 0; h < heads; ++h) {
-          const float *in = x.row<float>(t * heads + h), p = in[first], q = in[second];
-          float* out = y.row<float>(t * heads + h);
-          out[first] = p * c - q * s;
-          out[second] = p * s + q * c;
-        }
+        c[size_t(i)] = float(std::cos(angle)) * factor;
+        s[size_t(i)] = float(std::sin(angle)) * factor;
       }
-    for (int64_t t : w.share(x.dim(0)))
-      for (int64_t h = 0; h < heads; ++h)
-        for (int64_t d = 2 * pairs; d < x.cols(); ++d) y.row<float>(t * heads + h)[d] = x.row<float>(t * heads + h)[d];
+      for (int64_t h = 0; h < heads; ++h) {
+        const float* in = x.row<float>(t * heads + h);
+        float* out = y.row<float>(t * heads + h);
+        for (int64_t i = 0; i < pairs; ++i) {
+          const int64_t first = half ? i : 2 * i, second = half ? i + pairs : 2 * i + 1;
+          const float p = in[first], q = in[second];
+          out[first] = p * c[size_t(i)] - q * s[size_t(i)];
+          out[second] = p * s[size_t(i)] + q * c[size_t(i)];
+        }
+        for (int64_t d = 2 * pairs; d < x.cols(); ++d) out[d] = in[d];
+      }
+    }
   }
 };
 inline Tensor rope(Tensor x, Tensor pos, Tensor freq, bool half, float factor = 1) {

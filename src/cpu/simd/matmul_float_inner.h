@@ -55,9 +55,9 @@ struct Paired {
 
 // Sums that a tile keeps in registers: all but those that its weights and a token take.
 #if FOLIO_SET == FOLIO_SET_avx2 || FOLIO_SET == FOLIO_SET_plain
-constexpr int tile_rows = 2, narrow_rows = 1, panel_tile_tokens = FOLIO_SET == FOLIO_SET_avx2 ? 6 : 4;
+constexpr int tile_rows = 2, narrow_rows = 1, panel_vectors = 2, panel_tile_tokens = FOLIO_SET == FOLIO_SET_avx2 ? 6 : 4;
 #else
-constexpr int tile_rows = 4, narrow_rows = 3, panel_tile_tokens = 12;
+constexpr int tile_rows = 4, narrow_rows = 3, panel_vectors = 4, panel_tile_tokens = 6;
 #endif
 constexpr int few_tokens = 8;                    // 7 and 8 with narrow_rows
 // Bytes of a token that a tile takes at a time: tokens, and the rows that pass by, share a first-level cache of 32 KiB or more,
@@ -168,27 +168,28 @@ void pack_float_token(const float* x, int64_t k, uint8_t* to) { P::pack(x, k, re
 
 template <class P>
 struct FloatPanel {
-  static constexpr int unit_numbers = P::step / Vec::lanes, tile_tokens = panel_tile_tokens;
-  static constexpr int64_t panel_unit = 4 * panel_rows, token_unit = 4;
+  static constexpr int vectors = panel_vectors, rows = vectors * Vec::lanes, tile_tokens = panel_tile_tokens;
+  static constexpr int unit_numbers = P::step / Vec::lanes;
+  static constexpr int64_t panel_unit = 4 * rows, token_unit = 4;
   static constexpr int64_t units(int64_t k) { return (k + unit_numbers - 1) / unit_numbers; }
 
   template <int T>
-  static FOLIO_INLINE void step(const uint8_t* panel, const uint8_t* x, int64_t x_stride, Vec (&sums)[panel_vectors][T]) {
-    Vec w[panel_vectors];
+  static FOLIO_INLINE void step(const uint8_t* panel, const uint8_t* x, int64_t x_stride, Vec (&sums)[vectors][T]) {
+    Vec w[vectors];
 #pragma GCC unroll 4
-    for (int r = 0; r < panel_vectors; ++r) w[r] = load(reinterpret_cast<const float*>(panel) + r * Vec::lanes);
+    for (int r = 0; r < vectors; ++r) w[r] = load(reinterpret_cast<const float*>(panel) + r * Vec::lanes);
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       const Vec number = splat_at(x + t * x_stride);
 #pragma GCC unroll 4
-      for (int r = 0; r < panel_vectors; ++r) sums[r][t] = P::join_units(sums[r][t], w[r], number);
+      for (int r = 0; r < vectors; ++r) sums[r][t] = P::join_units(sums[r][t], w[r], number);
     }
   }
   template <int T>
   static __attribute__((noinline)) void tile(const PanelTile& a) {
     constexpr int line = 16, quarter = line / 4;                      // units of a token in a line of the cache
     for (int64_t l = 0; l < a.lanes; ++l) {
-      Vec sums[panel_vectors][T];
+      Vec sums[vectors][T];
       begin_sums(a, sums);
       const uint8_t *panel = a.panel + l * a.lane_bytes, *x = a.x + l * a.units * token_unit, *next = a.next + l * a.units * token_unit;
       int64_t u = 0;
@@ -208,7 +209,7 @@ struct FloatPanel {
   // `lanes` steps of every token or row at a time become `lanes` units of every lane.
   static void pack_rows(const uint8_t* w, int64_t stride, int rows, int64_t k, uint8_t* to) {
     using Weight = typename P::Weight;
-    for (int first = 0; first < panel_rows; first += Vec::lanes)
+    for (int first = 0; first < FloatPanel::rows; first += Vec::lanes)
       for (int64_t g = 0; g < groups_of(units(k)); ++g) {
         Vec a[Vec::lanes];
         const int64_t at = g * P::step, left = k - at;
@@ -242,7 +243,7 @@ struct FloatPanel {
 template <class P>
 constexpr MatmulFormat float_format(bool plain_tokens) {
   using Panel = FloatPanel<P>;
-  return {plain_tokens, float_token_bytes<P>, pack_float_token<P>, float_few<P>, panel_rows, panel_token_bytes<Panel>, Panel::pack_token,
+  return {plain_tokens, float_token_bytes<P>, pack_float_token<P>, float_few<P>, Panel::rows, panel_token_bytes<Panel>, Panel::pack_token,
           panel_bytes<Panel>, Panel::pack_rows, panel_many<Panel>};
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Matmul of many tokens: the walk that all formats share. Rows of weights are put into panels whose lanes run along the rows, so a
-// token's number is spread over a register and meets panel_rows rows at once: a register of weights serves all tokens of a tile and
+// token's number is spread over a register and meets a panel's rows at once: a register of weights serves all tokens of a tile and
 // no sum is added across lanes. `few` has its lanes along K and adds them in ascending order at the end; to give the same bits,
 // `many` takes K lane by lane:
 //
 //   unit s of K belongs to lane s mod lanes of `few`, and there to group s div lanes
-//   panel    [lane][group] of panel_rows units, side by side          token    [lane][group] of units
+//   panel    [lane][group] of units of all rows, side by side          token    [lane][group] of units
 //   sum of an output = ((0 + lane 0) + lane 1) + ...                   lane = Σ over its groups, in order
 //
 // A unit is what an instruction or a scale holds together: a float, a pair of bf16, a block of 32 bytes. The panel passes in chunks
@@ -17,7 +17,6 @@
 namespace folio {
 namespace {
 
-constexpr int panel_vectors = 2, panel_rows = panel_vectors * Vec::lanes;
 constexpr int64_t chunk_bytes = 16 << 10;        // of a panel, in a first-level cache of 32 KiB or more
 constexpr int most_tokens = 48;                  // of one call: their sums stay near, too
 
@@ -25,7 +24,7 @@ constexpr int64_t groups_of(int64_t units) { return (units + Vec::lanes - 1) / V
 // Lanes that hold anything at all.
 constexpr int64_t lanes_of(int64_t units) { return units < Vec::lanes ? units : Vec::lanes; }
 
-// The sums of a tile with T tokens: [panel_vectors][T].
+// A tile: as many sums as registers allow, [R][T].
 struct PanelTile {
   const uint8_t* panel;    // where the chunk starts
   const uint8_t* x;        // where it starts in the first token
@@ -39,27 +38,27 @@ struct PanelTile {
 };
 
 // What T tokens' sums are in a lane goes to the total, or waits for the lane's next chunk.
-template <int T>
-FOLIO_INLINE void keep_sums(const PanelTile& a, const Vec (&sums)[panel_vectors][T]) {
+template <int R, int T>
+FOLIO_INLINE void keep_sums(const PanelTile& a, const Vec (&sums)[R][T]) {
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t)
 #pragma GCC unroll 4
-    for (int r = 0; r < panel_vectors; ++r) {
-      const int i = t * panel_vectors + r;
+    for (int r = 0; r < R; ++r) {
+      const int i = t * R + r;
       if (a.ends) a.total[i] += sums[r][t];
       else a.lane[i] = sums[r][t];
     }
 }
-template <int T>
-FOLIO_INLINE void begin_sums(const PanelTile& a, Vec (&sums)[panel_vectors][T]) {
+template <int R, int T>
+FOLIO_INLINE void begin_sums(const PanelTile& a, Vec (&sums)[R][T]) {
 #pragma GCC unroll 16
   for (int t = 0; t < T; ++t)
 #pragma GCC unroll 4
-    for (int r = 0; r < panel_vectors; ++r) sums[r][t] = a.begins ? zero() : a.lane[t * panel_vectors + r];
+    for (int r = 0; r < R; ++r) sums[r][t] = a.begins ? zero() : a.lane[t * R + r];
 }
 
 // F: a format in panels.
-//   units(k), panel_unit (bytes of panel_rows units), token_unit (bytes), tile_tokens, tile<T>(PanelTile)
+//   vectors (R), rows (R · lanes), units(k), panel_unit (bytes of `rows` units), token_unit (bytes), tile_tokens, tile<T>(PanelTile)
 template <class F>
 constexpr int64_t panel_lane_bytes(int64_t k) { return groups_of(F::units(k)) * F::panel_unit + 64; }   // 64: lanes apart in the cache
 template <class F>
@@ -71,7 +70,7 @@ int64_t panel_token_bytes(int64_t k) {
 }
 
 template <class F>
-FOLIO_INLINE int panel_next(int left) { return left >= F::tile_tokens ? F::tile_tokens : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+FOLIO_INLINE int panel_next(int left) { return left >= F::tile_tokens ? F::tile_tokens : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
 template <class F>
 FOLIO_INLINE void panel_tile(int tokens, const PanelTile& tile) {
@@ -79,7 +78,6 @@ FOLIO_INLINE void panel_tile(int tokens, const PanelTile& tile) {
     case 1: F::template tile<1>(tile); break;
     case 2: F::template tile<2>(tile); break;
     case 4: F::template tile<4 <= F::tile_tokens ? 4 : 1>(tile); break;
-    case 8: F::template tile<8 <= F::tile_tokens ? 8 : 1>(tile); break;
     default: F::template tile<F::tile_tokens>(tile); break;
   }
 }
@@ -90,8 +88,8 @@ void panel_tokens(const MatmulPart& p, const uint8_t* panel, const uint8_t* x, i
   const int64_t units = F::units(p.k), groups = groups_of(units), lanes = lanes_of(units);
   const int64_t chunk = chunk_bytes / F::panel_unit, some = groups < chunk ? groups : chunk;
   const int64_t at_once = groups < chunk ? chunk / groups : 1;
-  Vec lane[most_tokens * panel_vectors], total[most_tokens * panel_vectors];
-  for (int i = 0; i < tokens * panel_vectors; ++i) total[i] = zero();
+  Vec lane[most_tokens * F::vectors], total[most_tokens * F::vectors];
+  for (int i = 0; i < tokens * F::vectors; ++i) total[i] = zero();
   for (int64_t l = 0; l < lanes; l += at_once)
     for (int64_t g = 0; g < groups; g += some)
       for (int t = 0, n; t < tokens; t += n) {
@@ -100,22 +98,22 @@ void panel_tokens(const MatmulPart& p, const uint8_t* panel, const uint8_t* x, i
         const uint8_t* here = x + (l * groups + g) * F::token_unit;
         const uint8_t* next = t + n < tokens ? here + (t + n) * p.x_stride : here + now * (last - g) * F::token_unit;
         panel_tile<F>(n, {panel + l * panel_lane_bytes<F>(p.k) + g * F::panel_unit, here + t * p.x_stride, p.x_stride, last - g, now,
-                          panel_lane_bytes<F>(p.k), next, lane + t * panel_vectors, total + t * panel_vectors, g == 0, last == groups});
+                          panel_lane_bytes<F>(p.k), next, lane + t * F::vectors, total + t * F::vectors, g == 0, last == groups});
       }
   for (int t = 0; t < tokens; ++t)
     for (int r = 0, left = rows; left > 0; ++r, left -= Vec::lanes) {
       float* to = out + t * p.out_stride + r * Vec::lanes;
-      if (left >= Vec::lanes) store(to, total[t * panel_vectors + r]);
-      else store_n(to, total[t * panel_vectors + r], left);
+      if (left >= Vec::lanes) store(to, total[t * F::vectors + r]);
+      else store_n(to, total[t * F::vectors + r], left);
     }
 }
 
 template <class F>
 void panel_many(const MatmulPart& p) {
-  for (int r = 0; r < p.rows; r += panel_rows)
+  for (int r = 0; r < p.rows; r += F::rows)
     for (int t = 0; t < p.tokens; t += most_tokens)
-      panel_tokens<F>(p, p.w + r / panel_rows * p.w_stride, p.x + t * p.x_stride, p.tokens - t < most_tokens ? p.tokens - t : most_tokens,
-                      p.rows - r < panel_rows ? p.rows - r : panel_rows, p.out + t * p.out_stride + r);
+      panel_tokens<F>(p, p.w + r / F::rows * p.w_stride, p.x + t * p.x_stride, p.tokens - t < most_tokens ? p.tokens - t : most_tokens,
+                      p.rows - r < F::rows ? p.rows - r : F::rows, p.out + t * p.out_stride + r);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 //
 // Many tokens (matmul_panel_inner.h): a lane holds the same block of another row.
 //
-//   token | 32 bytes | where its sums start | x.d          panel | 8 × bytes of panel_rows rows | w.d | minus_start(w.d)
+//   token | 32 bytes | where its sums start | x.d          panel | 8 × bytes of all rows | w.d | minus_start(w.d)
 #pragma once
 
 namespace folio {
@@ -37,37 +37,46 @@ struct Q4 {
   static FOLIO_INLINE Ints dot(Ints sum, Ints w, Ints x) { return dot_q4(sum, w, x); }
 };
 
-// One block of 32 numbers: bytes of x·127/max|x|, rounded to even; returns the scale. Infinity and NaN make the scale NaN.
-FOLIO_INLINE float quantise_block(const float* x, int8_t* q) {
-  Vec most = zero(), odd = zero();
-  for (int i = 0; i < 32; i += Vec::lanes) {
-    const Vec v = load(x + i);
-    most = max(abs(v), most);
-    odd = odd + (v - v);
+// Blocks of 32 numbers: bytes of x·127/max|x|, rounded to even. Infinity and NaN make the scale NaN. A register of blocks at a time,
+// turned, for a maximum or a sum over the lanes of each alone is a chain of instructions that wait for one another.
+template <int offset>
+FOLIO_INLINE void quantise_blocks(const float* x, int blocks, int8_t* q, int32_t* start, float* d) {
+  constexpr int lanes = Vec::lanes;
+  Vec a[lanes];
+  for (int b = 0; b < lanes; ++b) {
+    a[b] = zero();
+    for (int i = 0; b < blocks && i < 32; i += lanes) a[b] = max(abs(load(x + 32 * b + i)), a[b]);
   }
-  const float high = highest(most);
-  const Vec factor = splat(high > 1e-30f ? 127 / high : 0);
-  for (int i = 0; i < 32; i += Vec::lanes) store_i8(q + i, max(splat(-127), min(round(load(x + i) * factor), splat(127))));
-  return high / 127 + sum(odd);
-}
-
-FOLIO_INLINE int32_t sum_of_bytes(const int8_t* q) {
-  int32_t all = 0;
-  for (int i = 0; i < 32; ++i) all += q[i];
-  return all;
+  transpose(a);
+  Vec high = a[0];
+  for (int i = 1; i < lanes; ++i) high = max(a[i], high);
+  float factor[lanes];
+  store(factor, select(less(splat(1e-30f), high), splat(127) / high, zero()));
+  for (int b = 0; b < lanes; ++b) {
+    a[b] = zero();
+    for (int i = 0; i < 32; i += lanes) {
+      const Vec v = b < blocks ? round(load(x + 32 * b + i) * splat(factor[b])) : zero();
+      a[b] += v;
+      store_i8(q + 32 * b + i, max(splat(-127), min(v, splat(127))));
+    }
+  }
+  transpose(a);
+  Vec total = a[0];   // exact, or NaN if a number of the block is
+  for (int i = 1; i < lanes; ++i) total += a[i];
+  store(d, high / splat(127) + (total - total));
+  int32_t sum[lanes];
+  store_ints(sum, ints_of(select(is_nan(total), zero(), total)));
+  for (int b = 0; b < lanes; ++b) start[b] = dot_start - offset * sum[b];
 }
 
 template <int offset>
 void quantise_token(const float* x, int64_t k, uint8_t* to) {
   const int64_t blocks = k / 32;
   for (int64_t g = 0; g < blocks; g += group_blocks, to += group_bytes) {
-    int8_t q[group_blocks * 32] = {};
+    int8_t q[group_blocks * 32];
     int32_t start[group_blocks];
     float d[group_blocks];
-    for (int b = 0; b < group_blocks; ++b) {
-      d[b] = g + b < blocks ? quantise_block(x + 32 * (g + b), q + 32 * b) : 0;
-      start[b] = dot_start - offset * sum_of_bytes(q + 32 * b);
-    }
+    quantise_blocks<offset>(x + 32 * g, int(blocks - g < group_blocks ? blocks - g : group_blocks), q, start, d);
     Ints column[8];
     columns_of_blocks(reinterpret_cast<const uint8_t*>(q), 32, column);
     for (int j = 0; j < 8; ++j) store_ints(to + j * column_bytes, column[j]);
@@ -183,31 +192,32 @@ struct QuantPanel {
 #else
   static constexpr int tile_tokens = 6;          // 12 sums of integers, 12 of floats, 8 registers for the rest
 #endif
-  static constexpr int64_t panel_unit = 40 * panel_rows, token_unit = 40;
+  static constexpr int vectors = 2, rows = vectors * Vec::lanes;
+  static constexpr int64_t panel_unit = 40 * rows, token_unit = 40;
   static constexpr int64_t units(int64_t k) { return k / 32; }
 
   template <int T>
-  static FOLIO_INLINE void step(const uint8_t* panel, const uint8_t* x, int64_t x_stride, Vec (&sums)[panel_vectors][T]) {
-    auto column = [&](int j, int r) { return panel + (j * panel_vectors + r) * column_bytes; };
-    Ints dots[panel_vectors][T];
+  static FOLIO_INLINE void step(const uint8_t* panel, const uint8_t* x, int64_t x_stride, Vec (&sums)[vectors][T]) {
+    auto column = [&](int j, int r) { return panel + (j * vectors + r) * column_bytes; };
+    Ints dots[vectors][T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t)
 #pragma GCC unroll 4
-      for (int r = 0; r < panel_vectors; ++r) dots[r][t] = splat_ints(x + t * x_stride + 32);
+      for (int r = 0; r < vectors; ++r) dots[r][t] = splat_ints(x + t * x_stride + 32);
 #pragma GCC unroll 8
     for (int j = 0; j < 8; ++j) {
-      Ints w[panel_vectors];
+      Ints w[vectors];
 #pragma GCC unroll 4
-      for (int r = 0; r < panel_vectors; ++r) w[r] = load_ints(column(j, r));
+      for (int r = 0; r < vectors; ++r) w[r] = load_ints(column(j, r));
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) {
         const Ints four = splat_ints(x + t * x_stride + 4 * j);
 #pragma GCC unroll 4
-        for (int r = 0; r < panel_vectors; ++r) dots[r][t] = Q::dot(dots[r][t], w[r], four);
+        for (int r = 0; r < vectors; ++r) dots[r][t] = Q::dot(dots[r][t], w[r], four);
       }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < panel_vectors; ++r) {
+    for (int r = 0; r < vectors; ++r) {
       const Vec d = load(reinterpret_cast<const float*>(column(8, r))), minus = load(reinterpret_cast<const float*>(column(9, r)));
 #pragma GCC unroll 16
       for (int t = 0; t < T; ++t) sums[r][t] = fma(scaled(dots[r][t], d, minus), splat_at(x + t * x_stride + 36), sums[r][t]);
@@ -216,7 +226,7 @@ struct QuantPanel {
   template <int T>
   static __attribute__((noinline)) void tile(const PanelTile& a) {
     for (int64_t l = 0; l < a.lanes; ++l) {
-      Vec sums[panel_vectors][T];
+      Vec sums[vectors][T];
       begin_sums(a, sums);
       const uint8_t *panel = a.panel + l * a.lane_bytes, *x = a.x + l * a.units * token_unit, *next = a.next + l * a.units * token_unit;
       for (int64_t u = 0; u < a.units; ++u, panel += panel_unit, x += token_unit, next += token_unit) {
@@ -228,10 +238,10 @@ struct QuantPanel {
     }
   }
 
-  static void pack_rows(const uint8_t* w, int64_t stride, int rows, int64_t k, uint8_t* to) {
+  static void pack_rows(const uint8_t* w, int64_t stride, int present, int64_t k, uint8_t* to) {
     const int64_t blocks = units(k), lanes = lanes_of(blocks);
-    for (int r = 0; r < panel_vectors; ++r) {
-      const int some = rows - r * Vec::lanes;
+    for (int r = 0; r < vectors; ++r) {
+      const int some = present - r * Vec::lanes;
       for (int64_t first = 0, g = 0; first < blocks; first += lanes, ++g)
         for (int64_t l = 0; l < lanes; ++l) {
           QuantGroup group;
@@ -239,32 +249,33 @@ struct QuantPanel {
           if (first + l < blocks && some >= Vec::lanes) read_group<Q>(from, stride, group);
           else read_part_of_group<Q>(from, stride, first + l < blocks ? some : 0, group);
           uint8_t* unit = to + l * panel_lane_bytes<QuantPanel>(k) + g * panel_unit + r * column_bytes;
-          for (int j = 0; j < 8; ++j) store_ints(unit + j * panel_vectors * column_bytes, group.w[j]);
-          store(reinterpret_cast<float*>(unit + 8 * panel_vectors * column_bytes), group.d);
-          store(reinterpret_cast<float*>(unit + 9 * panel_vectors * column_bytes), group.minus);
+          for (int j = 0; j < 8; ++j) store_ints(unit + j * vectors * column_bytes, group.w[j]);
+          store(reinterpret_cast<float*>(unit + 8 * vectors * column_bytes), group.d);
+          store(reinterpret_cast<float*>(unit + 9 * vectors * column_bytes), group.minus);
         }
     }
   }
   static void pack_token(const float* x, int64_t k, uint8_t* to) {
     const int64_t blocks = units(k), lanes = lanes_of(blocks), groups = groups_of(blocks);
-    for (int64_t first = 0, g = 0; first < blocks; first += lanes, ++g)
+    for (int64_t first = 0, g = 0; first < blocks; first += lanes, ++g) {
+      int8_t q[group_blocks * 32];
+      int32_t start[group_blocks];
+      float d[group_blocks];
+      quantise_blocks<Q::offset>(x + 32 * first, int(blocks - first < lanes ? blocks - first : lanes), q, start, d);
       for (int64_t l = 0; l < lanes; ++l) {
-        struct {
-          int8_t q[32];
-          int32_t start;
-          float d;
-        } unit = {};
-        if (first + l < blocks) unit.d = quantise_block(x + 32 * (first + l), unit.q);
-        unit.start = dot_start - Q::offset * sum_of_bytes(unit.q);
-        __builtin_memcpy(to + (l * groups + g) * token_unit, &unit, sizeof unit);
+        uint8_t* unit = to + (l * groups + g) * token_unit;
+        __builtin_memcpy(unit, q + 32 * l, 32);
+        __builtin_memcpy(unit + 32, start + l, 4);
+        __builtin_memcpy(unit + 36, d + l, 4);
       }
+    }
   }
 };
 
 template <class Q>
 constexpr MatmulFormat quant_format() {
   using Panel = QuantPanel<Q>;
-  return {false, quant_token_bytes, quantise_token<Q::offset>, quant_few<Q>, panel_rows, panel_token_bytes<Panel>, Panel::pack_token,
+  return {false, quant_token_bytes, quantise_token<Q::offset>, quant_few<Q>, Panel::rows, panel_token_bytes<Panel>, Panel::pack_token,
           panel_bytes<Panel>, Panel::pack_rows, panel_many<Panel>};
 }
 constexpr MatmulFormat matmul_q8_0 = quant_format<Q8>(), matmul_q4_0 = quant_format<Q4>();

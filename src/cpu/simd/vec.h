@@ -128,7 +128,7 @@ FOLIO_INLINE Vec normal_cdf(Vec x) {
 //   columns_q4                   of blocks of 16 bytes of nibbles: 0 .. 15, low ones first
 //   columns_of_blocks            of 32 bytes as they are
 //   f16_of_blocks(p, stride)     their f16 scales
-//   splat_ints(p)                the four bytes at p in every lane
+//   splat_ints(p), ints_of(v)    the four bytes at p in every lane; whole numbers as integers
 //   dot_q8, dot_q4(sum, w, x)    sum + Σ of 4 products w·x a lane, exact
 //   dot_start, scaled            A sum starts at dot_start = the bits of 1.5·2^23, so that its bits are the float 1.5·2^23 + sum, and
 //                                scaled(sum, d, minus_start(d)) = (1.5·2^23 + sum)·d − 1.5·2^23·d = sum·d is one fused multiply-add:

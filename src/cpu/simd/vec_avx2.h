@@ -99,6 +99,7 @@ FOLIO_INLINE int dword(const void* p) {
 }
 FOLIO_INLINE Ints load_ints(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
 FOLIO_INLINE Ints splat_ints(const void* p) { return {_mm256_set1_epi32(dword(p))}; }
+FOLIO_INLINE Ints ints_of(Vec a) { return {_mm256_cvtps_epi32(a.v)}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a.v); }
 // maddubs saturates at 32767: |w| <= 128 and |x| <= 127 stay below (2·128·127 = 32512), w + 128 would not.
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) {

@@ -83,6 +83,7 @@ FOLIO_INLINE int dword(const void* p) {
 }
 FOLIO_INLINE Ints load_ints(const void* p) { return {_mm512_loadu_si512(p)}; }
 FOLIO_INLINE Ints splat_ints(const void* p) { return {_mm512_set1_epi32(dword(p))}; }
+FOLIO_INLINE Ints ints_of(Vec a) { return {_mm512_cvtps_epi32(a.v)}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { _mm512_storeu_si512(p, a.v); }
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
 FOLIO_INLINE Ints dot_q4(Ints sum, Ints w, Ints x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }

@@ -102,6 +102,7 @@ FOLIO_INLINE int dword(const void* p) {
 }
 FOLIO_INLINE Ints load_ints(const void* p) { return {vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p)))}; }
 FOLIO_INLINE Ints splat_ints(const void* p) { return {vdupq_n_s32(dword(p))}; }
+FOLIO_INLINE Ints ints_of(Vec a) { return {vcvtnq_s32_f32(a.v)}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { vst1q_u8(static_cast<uint8_t*>(p), vreinterpretq_u8_s32(a.v)); }
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) {
   const int8x16_t a = vreinterpretq_s8_s32(w.v), b = vreinterpretq_s8_s32(x.v);
