@@ -82,7 +82,7 @@ FOLIO_INLINE void float_step(Vec (&sums)[R][T], const Load& weight, const LoadTo
   for (int r = 0; r < R; ++r) w[r] = weight(r);
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
-    const auto x = token(t);
+    const auto x = held(token(t));
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) sums[r][t] = P::join(sums[r][t], w[r], x);
   }

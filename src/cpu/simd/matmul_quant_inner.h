@@ -110,15 +110,22 @@ FOLIO_INLINE Ints column_ints(const uint8_t* group, int j) { return load_ints(gr
 
 // ---- few tokens: a group of a row is put in order in registers and meets all tokens
 
+// Token beside token, for the instructions of one sum wait for one another. With one or two tokens there are two sums each, which changes
+// nothing: they are exact.
 template <class Q, int T>
 FOLIO_INLINE void meet_tokens(const QuantGroup& g, const uint8_t* x, int64_t x_stride, Vec (&sums)[T]) {
+  constexpr int chains = T <= 2 ? 2 : 1;
+  Ints dots[T][chains] = {};
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) dots[t][0] = column_ints(x + t * x_stride, 8);
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j)
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) dots[t][j % chains] = Q::dot(dots[t][j % chains], g.w[j], column_ints(x + t * x_stride, j));
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
-    const uint8_t* token = x + t * x_stride;
-    Ints dot = column_ints(token, 8);
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) dot = Q::dot(dot, g.w[j], column_ints(token, j));
-    sums[t] = fma(scaled(dot, g.d, g.minus), column_floats(token, 9), sums[t]);
+    const Ints dot = chains == 2 ? dots[t][0] + dots[t][chains - 1] : dots[t][0];
+    sums[t] = fma(scaled(dot, g.d, g.minus), column_floats(x + t * x_stride, 9), sums[t]);
   }
 }
 
@@ -150,8 +157,7 @@ template <class Q, int T>
 __attribute__((noinline)) void quant_rows(const MatmulPart& p, const uint8_t* x, float* out) {
   constexpr int rows = 16;
   constexpr int64_t near = quant_near_bytes / group_bytes / T, cut = (near < 1 ? 1 : near) * group_blocks;
-  constexpr int64_t ahead = 2048;
-  const int64_t blocks = p.k / 32;
+  const int64_t blocks = p.k / 32, ahead = blocks > cut ? 2 * p.w_stride : 3072;   // a cut takes row after row
   Vec sums[rows * T];
   for (Vec& s : sums) s = zero();
   for (int first = 0; first < p.rows; first += rows) {

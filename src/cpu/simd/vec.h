@@ -4,6 +4,7 @@
 //
 //   Vec::lanes                       16 avx512, 8 avx2, 4 neon and plain
 //   load, store, *_n                 whole registers; *_n touch only the first n lanes' memory (0 <= n <= lanes), the others read 0
+//   held(a)                          a, in a register: the compiler may not read it from memory again for each use
 //   load_f16, load_bf16, store_f16, store_bf16, *_n      the same from and to 16-bit numbers; rounding to nearest even
 //   + - *, fma(a,b,c) = a·b + c, nfma(a,b,c) = c − a·b   one rounding where the processor has it (all but plain on x86)
 //   min, max, abs, round             max(a, b) and min(a, b) give b if one of them is NaN

@@ -41,6 +41,10 @@ FOLIO_INLINE Vec times_two_to(Vec a, Vec n) {
 }
 
 FOLIO_INLINE Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+FOLIO_INLINE Vec held(Vec a) {
+  __asm__("" : "+x"(a.v));
+  return a;
+}
 FOLIO_INLINE Vec load_n(const float* p, int n) { return {_mm256_maskload_ps(p, _mm256_castps_si256(first(n).m))}; }
 FOLIO_INLINE void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 FOLIO_INLINE void store_n(float* p, Vec a, int n) { _mm256_maskstore_ps(p, _mm256_castps_si256(first(n).m), a.v); }
@@ -100,6 +104,7 @@ FOLIO_INLINE int dword(const void* p) {
 FOLIO_INLINE Ints load_ints(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
 FOLIO_INLINE Ints splat_ints(const void* p) { return {_mm256_set1_epi32(dword(p))}; }
 FOLIO_INLINE Ints ints_of(Vec a) { return {_mm256_cvtps_epi32(a.v)}; }
+FOLIO_INLINE Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.v, b.v)}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a.v); }
 // maddubs saturates at 32767: |w| <= 128 and |x| <= 127 stay below (2·128·127 = 32512), w + 128 would not.
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) {

@@ -34,6 +34,10 @@ FOLIO_INLINE Vec select(Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(
 FOLIO_INLINE Vec times_two_to(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 
 FOLIO_INLINE Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+FOLIO_INLINE Vec held(Vec a) {
+  __asm__("" : "+v"(a.v));
+  return a;
+}
 FOLIO_INLINE Vec load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(first(n).m, p)}; }
 FOLIO_INLINE void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 FOLIO_INLINE void store_n(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, first(n).m, a.v); }
@@ -84,6 +88,7 @@ FOLIO_INLINE int dword(const void* p) {
 FOLIO_INLINE Ints load_ints(const void* p) { return {_mm512_loadu_si512(p)}; }
 FOLIO_INLINE Ints splat_ints(const void* p) { return {_mm512_set1_epi32(dword(p))}; }
 FOLIO_INLINE Ints ints_of(Vec a) { return {_mm512_cvtps_epi32(a.v)}; }
+FOLIO_INLINE Ints operator+(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { _mm512_storeu_si512(p, a.v); }
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
 FOLIO_INLINE Ints dot_q4(Ints sum, Ints w, Ints x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
@@ -154,9 +159,16 @@ FOLIO_INLINE __m128i eight_words(const uint8_t* p, size_t stride) {
   b = _mm_insert_epi16(b, word(7), 3);
   return _mm_unpacklo_epi64(a, b);
 }
+// Words 0, 9 .. 63 of the 128 bytes at p.
+FOLIO_INLINE __m128i every_ninth_word(const uint8_t* p) {
+  const __m512i at = _mm512_zextsi128_si512(_mm_setr_epi16(0, 9, 18, 27, 36, 45, 54, 63));
+  return _mm512_castsi512_si128(_mm512_permutex2var_epi16(_mm512_loadu_si512(p), at, _mm512_loadu_si512(p + 64)));
+}
 FOLIO_INLINE Vec f16_of_blocks(const uint8_t* p, size_t stride) {
-  const __m256i h = _mm256_inserti128_si256(_mm256_castsi128_si256(eight_words(p, stride)), eight_words(p + 8 * stride, stride), 1);
-  return {_mm512_cvtph_ps(h)};
+  const bool q4_row = stride == 18;   // eight scales lie within two registers
+  const __m128i low = q4_row ? every_ninth_word(p) : eight_words(p, stride);
+  const __m128i high = q4_row ? every_ninth_word(p + 8 * stride) : eight_words(p + 8 * stride, stride);
+  return {_mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1))};
 }
 FOLIO_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
@@ -174,6 +186,7 @@ FOLIO_INLINE Pairs load_pairs_n(const uint16_t* p, int n) {
 }
 FOLIO_INLINE Vec vec_of(Pairs a) { return {reinterpret_cast<__m512>(a.v)}; }
 FOLIO_INLINE Pairs pairs_of(Vec a) { return {reinterpret_cast<__m512bh>(a.v)}; }
+FOLIO_INLINE Pairs held(Pairs a) { return pairs_of(held(vec_of(a))); }
 FOLIO_INLINE Vec dot_pairs(Vec sum, Pairs a, Pairs b) { return {_mm512_dpbf16_ps(sum.v, a.v, b.v)}; }
 #endif
 

@@ -46,6 +46,10 @@ FOLIO_INLINE void copy_n(Number* to, const Number* from, int n) {
   for (int i = 0; i < n; ++i) to[i] = from[i];
 }
 FOLIO_INLINE Vec load(const float* p) { return {vld1q_f32(p)}; }
+FOLIO_INLINE Vec held(Vec a) {
+  __asm__("" : "+w"(a.v));
+  return a;
+}
 FOLIO_INLINE Vec load_n(const float* p, int n) {
   float part[4] = {};
   copy_n(part, p, n);
@@ -103,6 +107,7 @@ FOLIO_INLINE int dword(const void* p) {
 FOLIO_INLINE Ints load_ints(const void* p) { return {vreinterpretq_s32_u8(vld1q_u8(static_cast<const uint8_t*>(p)))}; }
 FOLIO_INLINE Ints splat_ints(const void* p) { return {vdupq_n_s32(dword(p))}; }
 FOLIO_INLINE Ints ints_of(Vec a) { return {vcvtnq_s32_f32(a.v)}; }
+FOLIO_INLINE Ints operator+(Ints a, Ints b) { return {vaddq_s32(a.v, b.v)}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { vst1q_u8(static_cast<uint8_t*>(p), vreinterpretq_u8_s32(a.v)); }
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) {
   const int8x16_t a = vreinterpretq_s8_s32(w.v), b = vreinterpretq_s8_s32(x.v);

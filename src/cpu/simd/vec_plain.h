@@ -55,6 +55,7 @@ FOLIO_INLINE Vec load(const float* p) {
   __builtin_memcpy(&a.v, p, sizeof a.v);
   return a;
 }
+FOLIO_INLINE Vec held(Vec a) { return a; }
 FOLIO_INLINE Vec load_n(const float* p, int n) {
   float part[4] = {};
   copy_n(part, p, n);
@@ -136,6 +137,7 @@ FOLIO_INLINE Ints load_ints(const void* p) {
 }
 FOLIO_INLINE Ints splat_ints(const void* p) { return {Vec::Ints{} + dword(p)}; }
 FOLIO_INLINE Ints ints_of(Vec a) { return {__builtin_convertvector(a.v, Vec::Ints)}; }
+FOLIO_INLINE Ints operator+(Ints a, Ints b) { return {a.v + b.v}; }
 FOLIO_INLINE void store_ints(void* p, Ints a) { __builtin_memcpy(p, &a.v, sizeof a.v); }
 // Bytes 0 and 2 of every lane, then 1 and 3, as products of 16 bits in 32.
 FOLIO_INLINE Ints dot_q8(Ints sum, Ints w, Ints x) {
