@@ -49,5 +49,7 @@ class Device {
 std::unique_ptr<Device> cpu(int threads = 0);
 // The CPU, every op by its plain reference: slow, and what all else is held against.
 std::unique_ptr<Device> reference(int threads = 0);
+// The CUDA card of that number. Throws Error if the build or the machine has none.
+std::unique_ptr<Device> cuda(int index = 0);
 
 }  // namespace folio

@@ -89,22 +89,22 @@ Plan make_plan(const Graph& graph) {
   return plan;
 }
 
-void place(const Graph& graph, const Plan& plan, std::byte* arena) {
+void place(const Graph& graph, const Plan& plan, std::byte* arena, const std::vector<std::byte*>& given) {
   class Bind final : public Visitor {
    public:
-    Bind(const Graph& graph, const Plan& plan, std::byte* arena) : graph_(graph), plan_(plan), arena_(arena) {}
+    explicit Bind(const std::vector<std::byte*>& at) : at_(at) {}
 
    private:
-    void set(Tensor& t) {
-      const Value& value = graph_.values()[size_t(t.value)];
-      t.data = (value.life == Life::given ? value.whole.data : arena_ + plan_.place[size_t(t.value)]) + t.offset;
-    }
-    void input(const char*, Tensor& t) override { set(t); }
-    void output(const char*, Tensor& t, Tensor*) override { set(t); }
-    const Graph& graph_;
-    const Plan& plan_;
-    std::byte* arena_;
-  } binder(graph, plan, arena);
+    void input(const char*, Tensor& t) override { t.data = at_[size_t(t.value)] + t.offset; }
+    void output(const char*, Tensor& t, Tensor*) override { t.data = at_[size_t(t.value)] + t.offset; }
+    const std::vector<std::byte*>& at_;
+  };
+  std::vector<std::byte*> at;
+  for (size_t v = 0; v < graph.values().size(); ++v) {
+    const Value& value = graph.values()[v];
+    at.push_back(value.life != Life::given ? arena + plan.place[v] : given.empty() ? value.whole.data : given[v]);
+  }
+  Bind binder(at);
   for (const auto& node : graph.nodes()) node->visit(binder);
 }
 

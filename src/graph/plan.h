@@ -17,7 +17,7 @@ struct Plan {
 
 Plan make_plan(const Graph& graph);
 
-// Gives every tensor of every node its address.
-void place(const Graph& graph, const Plan& plan, std::byte* arena);
+// Gives every tensor of every node its address. `given`: where the device has each given value; empty: where it is.
+void place(const Graph& graph, const Plan& plan, std::byte* arena, const std::vector<std::byte*>& given = {});
 
 }  // namespace folio

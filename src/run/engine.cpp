@@ -91,7 +91,10 @@ Program& Engine::prepare(std::span<const Work> works) {
 Tensor Engine::step(std::span<const Work> works) {
   Program& program = prepare(works);
   program.run();
-  return program.output("logits");
+  int64_t wanted = 0;
+  for (const Work& work : works) wanted += work.wanted;
+  const Tensor logits = program.output("logits");
+  return logits.dim(0) > wanted ? logits.slice(0, wanted) : logits;   // a padded shape has rows that nobody asked for
 }
 
 Tensor Engine::read(Seq& seq, std::span<const Token> tokens) {

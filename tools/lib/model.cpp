@@ -15,6 +15,7 @@ double seconds_now() { return std::chrono::duration<double>(std::chrono::steady_
 void add_model_flags(CLI::App& app, ModelFlags& flags) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);   // a script's flags may be overruled by later ones
   app.add_option("-m,--model", flags.path, "The model: a .folio file (tools/convert.py makes them)")->required();
+  app.add_option("--device", flags.device, "Where the model runs: cpu, cuda (the first card) or cuda:N")->capture_default_str();
   app.add_option("-t,--threads", flags.threads, "Threads; 0: all that this process may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -47,12 +48,21 @@ static EngineOptions engine_options(const ModelFlags& flags) {
   return options;
 }
 
+std::unique_ptr<Device> open_device(const std::string& name, int threads) {
+  if (name == "cpu") return cpu(threads);
+  int card = 0;
+  const char *at = name.data() + std::min<size_t>(5, name.size()), *end = name.data() + name.size();
+  const bool numbered = name.starts_with("cuda:") && std::from_chars(at, end, card).ptr == end && at < end;
+  check(name == "cuda" || numbered, "--device: '", name, "' is no device; expected cpu, cuda or cuda:N");
+  return cuda(card);
+}
+
 OpenModel::OpenModel(const ModelFlags& flags)
     : load_seconds(-seconds_now()), weights(open_weights(flags)), options(engine_options(flags)),
       threads(flags.threads > 0 ? flags.threads : hardware_threads()) {
   model = load_model(weights);
   if (weights.has("tokenizer.kind")) tokenizer.emplace(read_vocabulary(weights));
-  device = cpu(threads);
+  device = open_device(flags.device, threads);
   engine = std::make_unique<Engine>(*model, *device, options);
   load_seconds += seconds_now();
 }

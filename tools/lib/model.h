@@ -17,6 +17,7 @@ double seconds_now();   // of a clock that only goes forward
 
 struct ModelFlags {
   std::string path;
+  std::string device = "cpu";
   int threads = 0;
   int64_t context = 0;
   int chunk = 512;
@@ -24,8 +25,11 @@ struct ModelFlags {
   bool verify = false;
 };
 
-// -m -t -c -b --cache-type --verify. To be called first: of a flag that is given twice, the last one counts from here on.
+// -m --device -t -c -b --cache-type --verify. To be called first: of a flag that is given twice, the last one counts from here on.
 void add_model_flags(CLI::App& app, ModelFlags& flags);
+
+// "cpu", "cuda" or "cuda:N". Throws Error if there is no such device here; `threads` are the CPU's.
+std::unique_ptr<Device> open_device(const std::string& name, int threads);
 
 struct OpenModel {
   explicit OpenModel(const ModelFlags& flags);   // throws Error

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT
+// Matmul on CUDA, from sm_80 up. Up to eight tokens (decoding, drafts) stream the weights once, in f32 or int8 dots; more are tiles on
+// the tensor cores, f32 weights excepted. Here stands who does what, and how the work is cut.
+//
+//   matmul.cuh          weights, quantised blocks, the way of a sum into y
+//   matmul_tokens.cuh   tokens rounded for the kernels below
+//   matmul_few.cuh      few tokens           matmul_many.cuh   many
+#include "cuda/matmul_few.cuh"
+#include "cuda/matmul_many.cuh"
+#include "cuda/table.h"
+
+namespace folio {
+
+namespace {
+
+constexpr int64_t most_few_tokens = 8;
+
+bool quantised(const Matmul& op) { return op.w.type == Q8_0 || op.w.type == Q4_0; }
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+unsigned parts(int64_t n, int64_t size) { return unsigned((n + size - 1) / size); }
+
+// Whether every row begins at a multiple of 16 bytes.
+bool aligned(const Tensor& t) {
+  return !t.present() || (reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && bytes_of(t.type, t.stride[0]) % 16 == 0);
+}
+
+// Where rounded tokens lie in scratch: planes of rows, then a float for each token.
+struct Planes {
+  int64_t pitch, plane, back, bytes;
+  Planes(int64_t tokens, int64_t k, int terms)
+      : pitch(round_up(k, 128)), plane(round_up(tokens * pitch * 2, 256)), back(terms * plane), bytes(back + tokens * int64_t(sizeof(float))) {}
+};
+
+// One Matmul as kernels see it.
+struct Call {
+  const CudaQueue& queue;
+  MatmulWeights w;
+  MatmulTokens x;
+  MatmulOut out;
+  bool gate, w_aligned, x_aligned;
+
+  Call(const Matmul& op, const CudaQueue& queue)
+      : queue(queue),
+        w{op.w.data, op.gate.data, bytes_of(op.w.type, op.w.stride[0]), op.gate.present() ? bytes_of(op.gate.type, op.gate.stride[0]) : 0,
+          int(op.w.dim(0)), op.x.cols()},
+        x{op.x.at<float>(), op.x.stride[0], int(op.x.dim(0)), op.x.cols()},
+        out{of(op.bias), of(op.gate_bias), of(op.add), op.y.at<float>(), op.add.stride[0], op.y.stride[0], int(op.x.dim(0)), int(op.w.dim(0)),
+            op.act},
+        gate(op.gate.present()), w_aligned(aligned(op.w) && aligned(op.gate)), x_aligned(aligned(op.x)) {}
+  static const float* of(const Tensor& t) { return t.present() ? t.at<float>() : nullptr; }
+};
+
+// Calls f with a constant true or false.
+void either(bool which, auto f) {
+  if (which) f(std::true_type());
+  else f(std::false_type());
+}
+
+// --- Few tokens.
+
+// Rows are split among warps where there are too few for all processors and each is worth it.
+template <int Tokens, bool Gate> Launch few_launch(const Call& c, int64_t worth, size_t shared, bool& split) {
+  constexpr int features = FewTile<Tokens, Gate>::features;
+  split = c.out.features <= 16 * c.queue.processors && c.x.k >= worth;
+  return {parts(c.out.features, split ? features : features * few_warps), 32 * few_warps, shared, c.queue.stream};
+}
+template <class W> void run_few_plain(const Call& c, auto tokens, auto gate) {
+  constexpr int n = tokens();
+  constexpr bool gated = gate();
+  bool split;
+  const Launch at = few_launch<n, gated>(c, 64 * W::chunk, 0, split);
+  either(c.w_aligned && c.x_aligned, [&](auto all) { launch<few_plain<W, n, gated, all()>>(at, c.w, c.x, c.out, split); });
+}
+template <class Q> void run_few_quantised(const Call& c, auto tokens, auto gate) {
+  constexpr int n = tokens();
+  constexpr bool gated = gate();
+  Smem shared;
+  FewStages<Q, n, gated>::take(shared);
+  bool split;
+  const Launch at = few_launch<n, gated>(c, 64 * TokenRecord::blocks, shared.bytes(), split);
+  launch<few_quantised<Q, n, gated>>(at, c.w, c.queue.scratch, c.out, split);
+}
+
+template <int N> using Int = std::integral_constant<int, N>;
+
+void run_few(DType type, const Call& c) {
+  const auto by_type = [&](auto tokens, auto gate) {
+    switch (type) {
+      case F16: return run_few_plain<WeightsF16>(c, tokens, gate);
+      case BF16: return run_few_plain<WeightsBF16>(c, tokens, gate);
+      case Q8_0: return run_few_quantised<BlocksQ8>(c, tokens, gate);
+      case Q4_0: return run_few_quantised<BlocksQ4>(c, tokens, gate);
+      default: return run_few_plain<WeightsF32>(c, tokens, gate);
+    }
+  };
+  either(c.gate, [&](auto gate) {
+    if (c.x.tokens <= 1) by_type(Int<1>(), gate);
+    else if (c.x.tokens <= 2) by_type(Int<2>(), gate);
+    else if (c.x.tokens <= 4) by_type(Int<4>(), gate);
+    else by_type(Int<8>(), gate);
+  });
+}
+
+// --- Many tokens.
+
+template <class Tile> Launch many_launch(const Call& c, const Smem& shared) {
+  return {dim3(parts(c.out.tokens, Tile::tokens), parts(c.out.features, Tile::rows / (c.gate ? 2 : 1))), Tile::threads, shared.bytes(),
+          c.queue.stream};
+}
+// Wide tiles do more with each byte, narrow ones find work for all processors. Calls f with the tile and whether there is a gate.
+void with_tile(const Call& c, auto f) {
+  const auto tiles = [&](auto tile) {
+    using Tile = decltype(tile);
+    return int64_t(parts(c.out.tokens, Tile::tokens)) * parts(int64_t(c.out.features) * (c.gate ? 2 : 1), Tile::rows);
+  };
+  either(c.gate, [&](auto gate) {
+    if (c.out.tokens > 64 && tiles(WideTile()) >= c.queue.processors) f(WideTile(), gate);
+    else if (c.out.tokens > 32 && tiles(MiddleTile()) >= c.queue.processors / 2) f(MiddleTile(), gate);
+    else f(NarrowTile(), gate);
+  });
+}
+
+template <bool Half> void run_many_halves(const Call& c) {
+  const Planes planes(c.x.tokens, c.x.k, Half ? 2 : 1);
+  float* back = reinterpret_cast<float*>(c.queue.scratch + planes.back);
+  launch<round_tokens<Half>>({unsigned(c.x.tokens), token_threads, 0, c.queue.stream}, c.x, planes.pitch, planes.plane, c.queue.scratch, back);
+  const RoundedTokens x = {c.queue.scratch, back, planes.pitch, planes.plane};
+  with_tile(c, [&](auto tile, auto gate) {
+    using Tile = decltype(tile);
+    Smem shared;
+    HalfStage<Tile, Half>::take(shared);
+    launch<many_halves<Tile, Half, gate()>>(many_launch<Tile>(c, shared), c.w, x, c.out, c.w_aligned);
+  });
+}
+
+template <class Q> void run_many_quantised(const Call& c) {
+  with_tile(c, [&](auto tile, auto gate) {
+    using Tile = decltype(tile);
+    Smem shared;
+    ByteStages<Tile, Q>::take(shared);
+    launch<many_quantised<Tile, Q, gate()>>(many_launch<Tile>(c, shared), c.w, c.queue.scratch, c.out);
+  });
+}
+
+void run_many_floats(const Call& c) {
+  Smem shared;
+  FloatTile::take(shared);
+  either(c.gate, [&](auto gate) { launch<many_floats<gate()>>(many_launch<FloatTile>(c, shared), c.w, c.x, c.out); });
+}
+
+void quantise(const Call& c) {
+  const int64_t records = TokenRecord::of(c.x.k);
+  if (records == 0) return;
+  const Launch at = {unsigned(c.x.tokens * records), token_threads, 0, c.queue.stream};
+  either(c.x_aligned, [&](auto all) { launch<quantise_tokens<all()>>(at, c.x, int(records), c.queue.scratch); });
+}
+
+}  // namespace
+
+// Tokens in the form of the kernels that read them.
+int64_t cuda_scratch(const Matmul& op, int) {
+  const int64_t tokens = op.x.dim(0), k = op.x.cols();
+  if (quantised(op)) return tokens * TokenRecord::of(k) * TokenRecord::bytes;
+  if (op.w.type == F32 || tokens <= most_few_tokens) return 0;
+  return Planes(tokens, k, op.w.type == F16 ? 2 : 1).bytes;
+}
+
+void run(const Matmul& op, const CudaQueue& queue) {
+  if (op.x.dim(0) == 0 || op.w.dim(0) == 0) return;
+  const Call c(op, queue);
+  if (quantised(op)) quantise(c);
+  if (op.x.dim(0) <= most_few_tokens) return run_few(op.w.type, c);
+  switch (op.w.type) {
+    case F16: return run_many_halves<true>(c);
+    case BF16: return run_many_halves<false>(c);
+    case Q8_0: return run_many_quantised<BlocksQ8>(c);
+    case Q4_0: return run_many_quantised<BlocksQ4>(c);
+    default: return run_many_floats(c);
+  }
+}
+
+}  // namespace folio

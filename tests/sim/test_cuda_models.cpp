@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+// Whole models by `cuda`, on the simulator: the same tokens as the CPU, whatever the formats and however the text is cut; and what the
+// device promises about its memory.
+#include "fixtures.h"
+
+#include "schedules.h"
+#include "tiny_model.h"
+
+namespace folio {
+namespace {
+
+// Prompt in steps of that size, then greedy steps, on the CPU and on the simulated card: logits near (RMS of the difference against
+// theirs) and the same best token, unless the CPU's two best are nearer to each other than that.
+void expect_same_text(const std::string& file, const std::vector<Token>& prompt, int steps, int chunk, double tolerance) {
+  Loaded host(file), card(file, cuda());
+  const EngineOptions options = {.context = 128, .chunk = std::max(chunk, 8), .cache_type = F32};
+  Engine a(*host.model, *host.device, options), b(*card.model, *card.device, options);
+  Seq s = a.cache().open({}), t = b.cache().open({});
+  const size_t vocab = size_t(host.model->vocab());
+  std::vector<Token> part = prompt;
+  for (int i = 0; i <= steps; ++i) {
+    const auto want = all_logits(a, s, part, chunk), got = all_logits(b, t, part, chunk);
+    ASSERT_LT(rms_difference(got, want), tolerance) << "step " << i;
+    std::vector<float> last(want.end() - int64_t(vocab), want.end());
+    const Token best = argmax(last), mine = argmax(std::span(got).last(vocab));
+    if (mine != best) {
+      EXPECT_LT(last[size_t(best)] - last[size_t(mine)], 2 * worst_difference(got, want)) << "greedy token " << i;
+    }
+    part = {best};
+  }
+}
+
+// The kernels of bf16 round a prompt's activations to bf16, those of Q8_0 and Q4_0 to bytes; all else is f32 arithmetic.
+double tolerance_of(const std::string& file) {
+  const Weights weights(file);
+  for (const WeightEntry& entry : weights.tensors())
+    if (entry.tensor.type != F32 && entry.tensor.type != F16) return 3e-2;
+  return 1e-5;
+}
+
+std::vector<std::string> golden_models() {
+  std::vector<std::string> names;
+  const fs::path dir = source_dir() / "tests/golden/hf";
+  for (const auto& entry : fs::directory_iterator(dir))
+    if (fs::exists(entry.path() / "shape.json")) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class GoldenModel : public testing::TestWithParam<std::string> {};
+
+TEST_P(GoldenModel, SameTokensAsTheCpu) {
+  const fs::path dir = source_dir() / "tests/golden/hf" / GetParam();
+  auto prompt = read_numbers<int32_t>(dir / "prompt.i32");
+  prompt.resize(std::min<size_t>(prompt.size(), 24));
+  const std::string file = convert(dir, GetParam());
+  expect_same_text(file, prompt, 8, 9, tolerance_of(file));
+}
+
+INSTANTIATE_TEST_SUITE_P(HuggingFace, GoldenModel, testing::ValuesIn(golden_models()), [](const auto& info) {
+  std::string name = info.param;
+  std::replace_if(name.begin(), name.end(), [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); }, '_');
+  return name;
+});
+
+TEST(CudaModel, EveryFormatGivesTheTokensOfTheCpu) {
+  const fs::path dir = source_dir() / "tests/golden/hf" / golden_models().front();
+  auto prompt = read_numbers<int32_t>(dir / "prompt.i32");
+  prompt.resize(std::min<size_t>(prompt.size(), 20));
+  for (const std::string type : {"f16", "bf16", "q8_0", "q4_0"}) {
+    SCOPED_TRACE(type);
+    expect_same_text(convert(dir, "format-" + type, "--type " + type), prompt, 4, 20, type == "f16" ? 1e-5 : 3e-2);
+  }
+}
+
+TEST(CudaDevice, WeightsAreCopiedOnceForAllPrograms) {
+  const std::string file = write_tiny_model((scratch_dir() / "once.folio").string(), {.random = true});
+  Loaded card(file, cuda());
+  Engine engine(*card.model, *card.device, {.context = 64, .chunk = 8});
+  Seq seq = engine.cache().open({});
+  const std::vector<Token> ids = {1, 2, 3, 4, 5, 6, 7, 8};
+  engine.read(seq, ids);
+  const size_t blocks = sim::device_allocations();
+  const Token one = 9;
+  engine.read(seq, {&one, 1});   // another shape, another program: an arena, its scratch and its tables of frequencies, but no weight
+  EXPECT_LE(sim::device_allocations(), blocks + 4);
+}
+
+TEST(CudaDevice, EverythingIsGivenBack) {
+  const size_t before = sim::device_allocations();
+  {
+    Loaded card(write_tiny_model((scratch_dir() / "back.folio").string(), {.random = true}), cuda());
+    Engine engine(*card.model, *card.device, {.context = 64, .chunk = 8});
+    Seq seq = engine.cache().open({});
+    const Token one = 9;
+    engine.read(seq, {&one, 1});
+    EXPECT_GT(sim::device_allocations(), before);
+  }
+  EXPECT_EQ(sim::device_allocations(), before);
+}
+
+TEST(CudaDevice, RefusesACardThatIsNotThere) {
+  try {
+    cuda(7);
+    FAIL() << "there is a card 7";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("there is no card 7"), std::string::npos) << e.what();
+  }
+}
+
+// A trace runs eagerly, node by node, and shows what the CPU's shows.
+TEST(CudaDevice, TracesLikeTheCpu) {
+  const std::string file = write_tiny_model((scratch_dir() / "trace.folio").string(), {.random = true});
+  std::array<std::vector<std::pair<std::string, std::vector<float>>>, 2> seen;
+  for (int d = 0; d < 2; ++d) {
+    Loaded loaded(file, d == 0 ? cpu(1) : cuda());
+    Engine engine(*loaded.model, *loaded.device, {.context = 64, .chunk = 8});
+    Seq seq = engine.cache().open({});
+    const std::vector<Token> ids = {1, 2, 3, 4};
+    ASSERT_TRUE(engine.cache().reserve(seq, 4));
+    const Work work = {&seq, ids, 1};
+    engine.prepare({&work, 1}).trace([&](const TracedNode& node) {
+      for (const auto& [name, t] : node.outputs)
+        if (t.type == F32) seen[size_t(d)].push_back({join(node.scope, " ", node.op, ".", name), {t.at<float>(), t.at<float>() + t.count()}});
+    });
+  }
+  ASSERT_EQ(seen[0].size(), seen[1].size());
+  for (size_t i = 0; i < seen[0].size(); ++i) {
+    ASSERT_EQ(seen[0][i].first, seen[1][i].first);
+    ASSERT_EQ(seen[0][i].second.size(), seen[1][i].second.size());
+    EXPECT_LT(worst_difference(seen[1][i].second, seen[0][i].second), 1e-4f) << seen[0][i].first;
+  }
+}
+
+}  // namespace
+}  // namespace folio
