@@ -215,7 +215,7 @@ FOLIO_DEVICE void copy_records(const ByteStages<Tile, Q>& s, int stage, const st
   const int slot = stage * Tile::tokens + int(threadIdx.x) / Tile::of_token, b = block % TokenRecord::blocks;
   const std::byte* record = records + int64_t(block / TokenRecord::blocks) * TokenRecord::bytes;
   const int first = int(threadIdx.x) % Tile::of_token;
-#pragma unroll 1
+#pragma unroll
   for (int i = 0; i < 2 * blocks; i += Tile::of_token) {
     const int unit = first + i;
     cp_async(s.tokens + slot * pitch + 16 * unit, record + unit % 2 * TokenRecord::second + 16 * (b + unit / 2), there);
@@ -245,15 +245,10 @@ FOLIO_DEVICE void multiply_block(const ByteStages<Tile, Q>& s, int stage, int bl
   using Stages = ByteStages<Tile, Q>;
   constexpr float offset = 12582912;
   const int g = lane_id() / 4, t = lane_id() % 4;
+  const float* row_scales = s.row_scales + block * Tile::rows + Tile::warp_row() + 2 * t;
   uint32_t b[Tile::R / 2][4];
-  float row_scale[Tile::R][2];
 #pragma unroll
   for (int r = 0; r < Tile::R / 2; ++r) row_fragments(b[r], s.rows, Stages::pitch, Tile::warp_row() + 16 * r, 32 * block);
-#pragma unroll
-  for (int r = 0; r < Tile::R; ++r) {
-    const float2 two = ld_vec<float2>(s.row_scales + block * Tile::rows + Tile::warp_row() + 8 * r + 2 * t);
-    row_scale[r][0] = two.x, row_scale[r][1] = two.y;
-  }
 #pragma unroll
   for (int m = 0; m < Tile::M; ++m) {
     const int token = stage * Tile::tokens + Tile::warp_token() + 16 * m;
@@ -268,9 +263,10 @@ FOLIO_DEVICE void multiply_block(const ByteStages<Tile, Q>& s, int stage, int bl
 #pragma unroll
       for (int i = 0; i < 4; ++i) dot[i] = __float_as_int(offset);
       mma_s8(dot, a, half);
+      const float2 row_scale = ld_vec<float2>(row_scales + 8 * r);  // each time anew: registers are scarce
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        sum[m][r][i] = fmaf((__int_as_float(dot[i]) - offset) * row_scale[r][i % 2], token_scale[i / 2], sum[m][r][i]);
+        sum[m][r][i] = fmaf((__int_as_float(dot[i]) - offset) * (i % 2 ? row_scale.y : row_scale.x), token_scale[i / 2], sum[m][r][i]);
     }
   }
 }
