@@ -28,7 +28,7 @@ bool aligned(const Tensor& t) {
 struct Planes {
   int64_t pitch, plane, back, bytes;
   Planes(int64_t tokens, int64_t k, int terms)
-      : pitch(round_up(k, 128)), plane(round_up(tokens * pitch * 2, 256)), back(terms * plane), bytes(back + tokens * int64_t(sizeof(float))) {}
+      : pitch(round_up(k, 128)), plane(round_up(tokens * pitch * 2, 256)), back(terms * plane), bytes(back + tokens * 4) {}
 };
 
 // One Matmul as kernels see it.
@@ -44,8 +44,8 @@ struct Call {
         w{op.w.data, op.gate.data, bytes_of(op.w.type, op.w.stride[0]), op.gate.present() ? bytes_of(op.gate.type, op.gate.stride[0]) : 0,
           int(op.w.dim(0)), op.x.cols()},
         x{op.x.at<float>(), op.x.stride[0], int(op.x.dim(0)), op.x.cols()},
-        out{of(op.bias), of(op.gate_bias), of(op.add), op.y.at<float>(), op.add.stride[0], op.y.stride[0], int(op.x.dim(0)), int(op.w.dim(0)),
-            op.act},
+        out{of(op.bias), of(op.gate_bias), of(op.add), op.y.at<float>(), op.add.stride[0], op.y.stride[0], int(op.x.dim(0)),
+            int(op.w.dim(0)), op.act},
         gate(op.gate.present()), w_aligned(aligned(op.w) && aligned(op.gate)), x_aligned(aligned(op.x)) {}
   static const float* of(const Tensor& t) { return t.present() ? t.at<float>() : nullptr; }
 };
@@ -108,13 +108,13 @@ template <class Tile> Launch many_launch(const Call& c, const Smem& shared) {
           c.queue.stream};
 }
 // Wide tiles do more with each byte, narrow ones find work for all processors. Calls f with the tile and whether there is a gate.
-void with_tile(const Call& c, auto f) {
+template <class Wide> void with_tile(const Call& c, auto f) {
   const auto tiles = [&](auto tile) {
     using Tile = decltype(tile);
     return int64_t(parts(c.out.tokens, Tile::tokens)) * parts(int64_t(c.out.features) * (c.gate ? 2 : 1), Tile::rows);
   };
   either(c.gate, [&](auto gate) {
-    if (c.out.tokens > 64 && tiles(WideTile()) >= c.queue.processors) f(WideTile(), gate);
+    if (c.out.tokens > 64 && tiles(Wide()) >= c.queue.processors) f(Wide(), gate);
     else if (c.out.tokens > 32 && tiles(MiddleTile()) >= c.queue.processors / 2) f(MiddleTile(), gate);
     else f(NarrowTile(), gate);
   });
@@ -123,9 +123,10 @@ void with_tile(const Call& c, auto f) {
 template <bool Half> void run_many_halves(const Call& c) {
   const Planes planes(c.x.tokens, c.x.k, Half ? 2 : 1);
   float* back = reinterpret_cast<float*>(c.queue.scratch + planes.back);
-  launch<round_tokens<Half>>({unsigned(c.x.tokens), token_threads, 0, c.queue.stream}, c.x, planes.pitch, planes.plane, c.queue.scratch, back);
+  const Launch at = {unsigned(c.x.tokens), token_threads, 0, c.queue.stream};
+  launch<round_tokens<Half>>(at, c.x, planes.pitch, planes.plane, c.queue.scratch, back);
   const RoundedTokens x = {c.queue.scratch, back, planes.pitch, planes.plane};
-  with_tile(c, [&](auto tile, auto gate) {
+  with_tile<WideTile>(c, [&](auto tile, auto gate) {
     using Tile = decltype(tile);
     Smem shared;
     HalfStage<Tile, Half>::take(shared);
@@ -134,7 +135,7 @@ template <bool Half> void run_many_halves(const Call& c) {
 }
 
 template <class Q> void run_many_quantised(const Call& c) {
-  with_tile(c, [&](auto tile, auto gate) {
+  with_tile<WideByteTile>(c, [&](auto tile, auto gate) {
     using Tile = decltype(tile);
     Smem shared;
     ByteStages<Tile, Q>::take(shared);

@@ -25,8 +25,9 @@ template <int M_, int TokenWarps, int RowWarps, int KWarps_> struct ManyTile {
   static FOLIO_DEVICE int warp_k() { return KWarps_ > 1 ? warp_id() : 0; }
   using Sums = float[M][R][4];
 };
-// 128 tokens and 128 rows, 64 and 64, 32 and 32.
+// 128 tokens and 128 rows, 64 and 64, 32 and 32. Quantised weights need more registers beside the sums, and so more warps.
 using WideTile = ManyTile<4, 2, 4, 1>;
+using WideByteTile = ManyTile<2, 4, 4, 1>;
 using MiddleTile = ManyTile<2, 2, 2, 1>;
 using NarrowTile = ManyTile<2, 1, 1, 4>;
 
@@ -48,12 +49,14 @@ template <class Tile> FOLIO_DEVICE bool add_parts(typename Tile::Sums& sum, void
   return true;
 }
 
+inline constexpr int patch_bytes = 16 * 36 * sizeof(float);  // of a warp: 16 tokens, 32 rows and room of 4
+
 // Stores what a warp has, 16 tokens at a time, by way of a patch of shared memory of its own: so that its lanes write 128 bytes of one
 // token side by side, and the code of what happens to a sum stands there once. All warps of the block call, when they need the memory at
 // `shared` for nothing else. The warp's tile begins at token `token`; the block's first row is that of feature `first`.
 template <class Tile, bool Gate>
 FOLIO_DEVICE void put_tile(const MatmulOut& out, const typename Tile::Sums& sum, void* shared, int token, int first) {
-  constexpr int rows = 8 * Tile::R, pitch = rows + 8, features = rows >> Gate;
+  constexpr int rows = 8 * Tile::R, pitch = patch_bytes / 64, features = rows >> Gate;
   const int lane = lane_id(), g = lane / 4, t = lane % 4;
   float* const patch = static_cast<float*>(shared) + warp_id() * 16 * pitch;
 #pragma unroll
@@ -228,7 +231,7 @@ template <class Tile, class Q> FOLIO_DEVICE void order_row(const ByteStages<Tile
   using Stages = ByteStages<Tile, Q>;
   const int row = int(threadIdx.x) / Tile::of_row;
   const auto* raw = reinterpret_cast<const uint32_t*>(s.raw + (stage * Tile::rows + row) * Stages::vectors);
-#pragma unroll 1
+#pragma unroll
   for (int i = 0; i < Stages::blocks; i += Tile::of_row) {
     const int b = int(threadIdx.x) % Tile::of_row + i;
     uint32_t q[8];
@@ -245,10 +248,13 @@ FOLIO_DEVICE void multiply_block(const ByteStages<Tile, Q>& s, int stage, int bl
   using Stages = ByteStages<Tile, Q>;
   constexpr float offset = 12582912;
   const int g = lane_id() / 4, t = lane_id() % 4;
-  const float* row_scales = s.row_scales + block * Tile::rows + Tile::warp_row() + 2 * t;
   uint32_t b[Tile::R / 2][4];
 #pragma unroll
   for (int r = 0; r < Tile::R / 2; ++r) row_fragments(b[r], s.rows, Stages::pitch, Tile::warp_row() + 16 * r, 32 * block);
+  float2 row_scale[Tile::R];
+#pragma unroll
+  for (int r = 0; r < Tile::R; ++r)
+    row_scale[r] = ld_vec<float2>(s.row_scales + block * Tile::rows + Tile::warp_row() + 8 * r + 2 * t);
 #pragma unroll
   for (int m = 0; m < Tile::M; ++m) {
     const int token = stage * Tile::tokens + Tile::warp_token() + 16 * m;
@@ -263,17 +269,17 @@ FOLIO_DEVICE void multiply_block(const ByteStages<Tile, Q>& s, int stage, int bl
 #pragma unroll
       for (int i = 0; i < 4; ++i) dot[i] = __float_as_int(offset);
       mma_s8(dot, a, half);
-      const float2 row_scale = ld_vec<float2>(row_scales + 8 * r);  // each time anew: registers are scarce
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        sum[m][r][i] = fmaf((__int_as_float(dot[i]) - offset) * (i % 2 ? row_scale.y : row_scale.x), token_scale[i / 2], sum[m][r][i]);
+        sum[m][r][i] = fmaf((__int_as_float(dot[i]) - offset) * (i % 2 ? row_scale[r].y : row_scale[r].x), token_scale[i / 2], sum[m][r][i]);
     }
   }
 }
 
 template <class Tile, class Q, bool Gate>
-__global__ void __launch_bounds__(Tile::threads, 2) many_quantised(MatmulWeights w, const std::byte* x, MatmulOut out) {
+__global__ void __launch_bounds__(Tile::threads) many_quantised(MatmulWeights w, const std::byte* x, MatmulOut out) {
   using Stages = ByteStages<Tile, Q>;
+  static_assert(Stages::stages * Tile::tokens * Stages::pitch >= Tile::threads / 32 * patch_bytes);
   const int token = int(blockIdx.x) * Tile::tokens, feature = int(blockIdx.y) * (Tile::rows >> Gate);
   Smem shared = Smem::here();
   const Stages s = Stages::take(shared);
