@@ -32,16 +32,16 @@ struct Kernel {
 template <class S> Kernel mma_kernel() {
   Smem smem;
   S::layout(smem);
-  return {[](const Args& a, const Launch& at) { launch<attention::mma::attend_mma<S>>(at, a); }, S::rows, S::sums_pitch, S::step, S::threads,
-          smem.bytes()};
+  return {[](const Args& a, const Launch& at) { launch<attention::mma::attend_mma<S>>(at, a); },
+          S::rows, S::sums_pitch, S::step, S::threads, smem.bytes()};
 }
 template <class T, int Rows> Kernel any_kernel(const Attend& op) {
   using S = attention::any::AnyShape<T, Rows>;
   Smem smem;
   const int width = int(op.v.dim(3));
   S::layout(smem, int(op.q.dim(2)), width);
-  return {[](const Args& a, const Launch& at) { launch<attention::any::attend_any<T, Rows>>(at, a); }, S::rows, width, S::step, S::threads,
-          smem.bytes()};
+  return {[](const Args& a, const Launch& at) { launch<attention::any::attend_any<T, Rows>>(at, a); },
+          S::rows, width, S::step, S::threads, smem.bytes()};
 }
 
 // Whether the tokens of a sequence are so few that a unit of 16 rows holds those of a group.
@@ -93,7 +93,9 @@ bool vectors(const Tensor& pool) {
 
 // How a kernel's units and the scratch are laid out.
 struct Layout {
-  int64_t groups, heads, share, chunks, slices, tile_tokens, least, shares, slots, slot_floats, most_units;
+  int64_t groups, heads, share, chunks, slices, tile_tokens, least;
+  int64_t shares;                                        // into how many parts the tiles of a slice are cut, about
+  int64_t slots, slot_floats, most_units;                // of a slice; 2 · shares slots are always enough (attend_plan.cuh)
   int64_t at_unit_tile, at_tiles, at_tickets, at_slots, total;   // in bytes; `units` comes first
 
   Layout(const Attend& op, const Kernel& kernel, int processors) {
@@ -134,7 +136,8 @@ Args arguments(const Attend& op, const Kernel& kernel, const Layout& at, std::by
           .scale = op.scale, .softcap = op.softcap, .window = op.window, .sinks = op.sinks, .causal = op.causal,
           .vectors = vectors(k) && vectors(v), .tokens = int(q.dim(0)), .heads = int(at.heads), .size = int(q.dim(2)),
           .width = int(v.dim(3)), .capacity = int(op.page.dim(1) * page_tokens), .share = int(at.share), .chunks = int(at.chunks),
-          .slices = int(at.slices), .rows = kernel.rows, .pitch = kernel.pitch, .tile_tokens = int(at.tile_tokens),
+          .slices = int(at.slices),
+          .rows = kernel.rows, .pitch = kernel.pitch, .tile_tokens = int(at.tile_tokens),
           .step = kernel.step, .least = int(at.least), .fair = 1.000001f / float(at.shares), .slot_floats = at.slot_floats, .units = reinterpret_cast<int*>(scratch),
           .unit_tile = reinterpret_cast<int*>(scratch + at.at_unit_tile), .tiles = reinterpret_cast<Tile*>(scratch + at.at_tiles),
           .tickets = reinterpret_cast<unsigned*>(scratch + at.at_tickets), .slots = reinterpret_cast<float*>(scratch + at.at_slots)};

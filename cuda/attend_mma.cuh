@@ -14,6 +14,8 @@
 // its own; finish() folds those. A prompt's units have many rows, decoding has few rows and many warps on the keys. Blocks come by
 // cp.async, the next one while this one is worked on. Rows in shared memory are padded by 16 bytes: ldmatrix meets no bank conflict.
 #pragma once
+#include <type_traits>
+
 #include "cuda/attend_plan.cuh"
 
 namespace folio::attention::mma {

@@ -270,8 +270,10 @@ FOLIO_DEVICE void multiply_block(const ByteStages<Tile, Q>& s, int stage, int bl
       for (int i = 0; i < 4; ++i) dot[i] = __float_as_int(offset);
       mma_s8(dot, a, half);
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        sum[m][r][i] = fmaf((__int_as_float(dot[i]) - offset) * (i % 2 ? row_scale[r].y : row_scale[r].x), token_scale[i / 2], sum[m][r][i]);
+      for (int i = 0; i < 4; ++i) {
+        const float scaled = (__int_as_float(dot[i]) - offset) * (i % 2 ? row_scale[r].y : row_scale[r].x);
+        sum[m][r][i] = fmaf(scaled, token_scale[i / 2], sum[m][r][i]);
+      }
     }
   }
 }
