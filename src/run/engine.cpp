@@ -103,7 +103,7 @@ Tensor Engine::read(Seq& seq, std::span<const Token> tokens) {
   for (size_t from = 0; from < tokens.size();) {
     const size_t n = std::min(tokens.size() - from, size_t(chunk_));
     const auto part = tokens.subspan(from, n);
-    check(cache_.reserve(seq, int(n)), "engine: ", seq.length() + int64_t(tokens.size() - from), " tokens do not fit into a context of ",
+    check(cache_.reserve(seq, int(n), int(n)), "engine: ", seq.length() + int64_t(tokens.size() - from), " tokens do not fit into a context of ",
           context());
     const bool last = from + n == tokens.size();
     const Work work{&seq, part, last ? 1 : 0};

@@ -66,7 +66,7 @@ void Generator::clear() {
 
 // Reads tokens and commits them all. False if there is no room for them.
 bool Generator::step(std::span<const Token> tokens, int wanted) {
-  if (!engine_.cache().reserve(seq_, int(tokens.size()))) return false;
+  if (!engine_.cache().reserve(seq_, int(tokens.size()), int(tokens.size()))) return false;
   const Work work{&seq_, tokens, wanted};
   const Tensor logits = engine_.step({&work, 1});
   if (wanted > 0) logits_ = {logits.row<float>(wanted - 1), size_t(logits.cols())};

@@ -14,7 +14,7 @@ namespace {
 class FirstStep {
  public:
   FirstStep(Engine& engine, std::span<const Token> prompt) : engine_(engine), seq_(engine.cache().open({})) {
-    check(engine.cache().reserve(seq_, int(prompt.size())), "no memory left in the cache for ", prompt.size(), " tokens");
+    check(engine.cache().reserve(seq_, int(prompt.size()), int(prompt.size())), "no memory left in the cache for ", prompt.size(), " tokens");
     const Work work{&seq_, prompt, 1};
     program_ = &engine.prepare({&work, 1});
   }
