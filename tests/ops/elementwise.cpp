@@ -21,6 +21,17 @@ CASES(Add) {
   add({.a = normal({2, 3, 4, 5}), .b = normal({5})});
 }
 
+CASES(Mul) {
+  known({.a = values({1, 3}, {1, 2, 3}), .b = values({1, 3}, {10, -2, 0.5f})}, {values({1, 3}, {10, -4, 1.5f})});
+  known({.a = values({2, 2}, {1, 2, 3, 4}), .b = values({2}, {10, 20})}, {values({2, 2}, {10, 40, 30, 80})});
+  for (int64_t rows : {1, 64})
+    for (int64_t cols : {1, 32, 1000}) {
+      add({.a = normal({rows, cols}), .b = normal({rows, cols})});
+      add({.a = normal({rows, cols}), .b = normal({cols})});
+    }
+  add({.a = normal({2, 3, 4, 5}), .b = normal({5})});
+}
+
 CASES(Scale) {
   known({.x = values({1, 4}, {1, -2, 0, inf}), .factor = -0.5f}, {values({1, 4}, {-0.5f, 1, 0, -inf})});
   for (int64_t rows : {1, 3, 64})
