@@ -52,7 +52,7 @@ template <int N> __global__ void gate_rows(GateRow g, Rows x, Rows y, int64_t ro
   }
 }
 
-template <int N> __global__ void scale_rows(Rows x, Rows s, Rows y, int64_t rows, unsigned heads, int64_t cols) {
+template <int N> __global__ void scale_each_row(Rows x, Rows s, Rows y, int64_t rows, unsigned heads, int64_t cols) {
   for (int64_t i = first_row(); i < rows; i += row_step()) {
     const float factor = ld_vec<float>(s.row(unsigned(i) / heads) + unsigned(i) % heads * sizeof(float));
     const std::byte* const in = x.row(i);
@@ -86,9 +86,9 @@ void run(const ScaleRows& op, const CudaQueue& queue) {
   const int64_t rows = op.x.rows(), cols = op.x.cols();
   const auto heads = unsigned(op.x.dim(1));
   if (by_four(op.x) && by_four(op.y))
-    launch<scale_rows<4>>(over_rows(rows, cols, 4, queue.stream), rows_of(op.x), rows_of(op.s), rows_of(op.y), rows, heads, cols);
+    launch<scale_each_row<4>>(over_rows(rows, cols, 4, queue.stream), rows_of(op.x), rows_of(op.s), rows_of(op.y), rows, heads, cols);
   else
-    launch<scale_rows<1>>(over_rows(rows, cols, 1, queue.stream), rows_of(op.x), rows_of(op.s), rows_of(op.y), rows, heads, cols);
+    launch<scale_each_row<1>>(over_rows(rows, cols, 1, queue.stream), rows_of(op.x), rows_of(op.s), rows_of(op.y), rows, heads, cols);
 }
 
 }  // namespace folio
