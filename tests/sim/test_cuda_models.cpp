@@ -30,7 +30,7 @@ void expect_same_text(const std::string& file, const std::vector<Token>& prompt,
   }
 }
 
-// The kernels of bf16 round a prompt's activations to bf16, those of Q8_0 and Q4_0 to bytes; all else is f32 arithmetic.
+// The kernels of bf16 and F8_E4M3 round a prompt's activations to bf16, those of Q8_0 and Q4_0 to bytes; all else is f32 arithmetic.
 double tolerance_of(const std::string& file) {
   const Weights weights(file);
   for (const WeightEntry& entry : weights.tensors())
