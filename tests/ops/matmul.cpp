@@ -20,7 +20,7 @@ static Row rounding(const double* x, size_t n, DType type) {
     double most = 0;
     for (size_t j = k / 32 * 32; j < std::min(n, k / 32 * 32 + 32); ++j) most = std::max(most, std::fabs(x[j]));
     if (type == Q8_0 || type == Q4_0) e[k] = most / 127 / std::sqrt(12.0);
-    if (type == BF16 || type == F8_E4M3) e[k] = std::fabs(x[k]) * 0x1p-8 / std::sqrt(12.0);
+    if ((type == BF16 || type == F8_E4M3) && x[k] != 0) e[k] = std::ldexp(1.0, std::ilogb(x[k]) - 7) / std::sqrt(12.0);  // of a step
   }
   return e;
 }

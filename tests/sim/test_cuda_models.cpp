@@ -67,7 +67,7 @@ TEST(CudaModel, EveryFormatGivesTheTokensOfTheCpu) {
   const fs::path dir = source_dir() / "tests/golden/hf" / golden_models().front();
   auto prompt = read_numbers<int32_t>(dir / "prompt.i32");
   prompt.resize(std::min<size_t>(prompt.size(), 20));
-  for (const std::string type : {"f16", "bf16", "q8_0", "q4_0"}) {
+  for (const std::string type : {"f16", "bf16", "q8_0", "q4_0", "f8_e4m3"}) {
     SCOPED_TRACE(type);
     expect_same_text(convert(dir, "format-" + type, "--type " + type), prompt, 4, 20, type == "f16" ? 1e-5 : 3e-2);
   }
