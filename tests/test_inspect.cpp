@@ -78,7 +78,8 @@ TEST_F(Inspect, PrintsWhatIsInTheFile) {
   for (const char* part :
        {".folio version 1", "metadata (7)", "tensors (6)", "arch    \"decoder\"", "dim     64", "eps     1e-05",
         "[7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, ...] (100 entries)", "xxx...\" (1,000 bytes)", "\\x1b[31mred\\nline",
-        "mix.weight  q8_0     [32,32]  1,088", "ffn.weight  f8_e4m3  [2,128]    272", "totals", "f32            2         9     36  36 bytes"})
+        "mix.weight  q8_0     [32,32]  1,088", "ffn.weight  f8_e4m3  [2,128]    272", "totals",
+        "f32            2         9     36   36 bytes"})
     EXPECT_NE(ran.out.find(part), std::string::npos) << part << "\n" << ran.out;
   EXPECT_EQ(ran.out.find('\x1b'), std::string::npos);
 }
