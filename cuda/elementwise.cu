@@ -2,7 +2,7 @@
 // Add, multiply, scale, cast, activations and their gated forms on CUDA: one kernel, which reads one or two tensors, applies a function to each
 // element and writes one. Nothing but memory traffic counts here: tensors without gaps are taken as one long row, four elements to a
 // thread where addresses allow it, and a thread reads what it overwrites before it writes, so that outputs may lie over inputs.
-// Casting to a quantised format lays warps over the rows, a lane to an element, because a block's scale depends on all of it.
+// Casting to a quantised format lays warps over the rows, a block to each, because its scale depends on all of it.
 #include "cuda/rows.cuh"
 #include "cuda/table.h"
 
@@ -68,7 +68,8 @@ void run_each(const F& f, Tensor a, Tensor b, Tensor y, const CudaQueue& queue) 
   const Rows p = rows_of(a), q = F::inputs == 2 ? rows_of(b) : Rows{}, out = rows_of(y);
   const int64_t rows = y.rows(), cols = y.cols();
   if constexpr (is_block<To>) {
-    launch<each_element<F, 1, From, To>>(over_rows(rows, cols, 1, queue.stream, 32), f, p, q, out, rows, cols);
+    constexpr int n = of_lane<To>;
+    launch<each_element<F, n, From, To>>(over_rows(rows, cols, n, queue.stream, 32), f, p, q, out, rows, cols);
   } else {
     if (by_four(a) && by_four(y) && (F::inputs == 1 || by_four(b)))
       launch<each_element<F, 4, From, To>>(over_rows(rows, cols, 4, queue.stream), f, p, q, out, rows, cols);

@@ -79,6 +79,11 @@ struct BlocksQ4 {
   }
 };
 
+// Half a block of F8_E4M3, for what only copies rows.
+struct BlocksE4m3 {
+  static constexpr int bytes = 34;
+};
+
 // The block at byte `at` (even) of `from`; returns what its bytes are multiples of. Reads up to two bytes before and after it.
 template <class Q> FOLIO_DEVICE float read_block(const uint32_t* from, int at, uint32_t (&q)[8]) {
   const bool late = at % 4 != 0;  // the scale in the upper half of a word, and bytes aligned to words

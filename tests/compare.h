@@ -32,6 +32,8 @@ inline Tolerance tolerance_of(DType type, double largest) {
       return {largest / 127 * 1.01, 0, 1e-4};
     case Q4_0:
       return {largest / 8 * 1.01, 0, 1e-2};
+    case F8_E4M3:
+      return {largest / 448 * 0x1.1p-9, 0.127, 1e-2};
     default:
       return {};
   }

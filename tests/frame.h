@@ -2,6 +2,7 @@
 // What test_ops does with a case: it puts the inputs into memory of its own (packed, or as strided views between poison), runs
 // the op as a graph of one node through the door that everybody uses, and looks whether only the outputs have changed.
 #pragma once
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -62,6 +63,11 @@ inline void poison(DType type, std::byte* at, int64_t elements) {
       BlockQ4_0 block{0x7e00, {}};
       std::memset(block.q, 0x5a, sizeof block.q);
       return fill(block, elements / 32);
+    }
+    case F8_E4M3: {
+      BlockF8_E4M3 block{std::numeric_limits<float>::quiet_NaN(), {}};
+      std::memset(block.q, 0x5a, sizeof block.q);
+      return fill(block, elements / 64);
     }
   }
 }

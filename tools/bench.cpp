@@ -251,7 +251,7 @@ int bench_model(const Options& options) {
     check(shape != shapes.end(), "bench: no shape '", options.shape, "'; there are 1b, 0.5b, 15m, 260k");
     for (const std::string& name : options.types) {
       DType type;
-      check(parse_dtype(name, type) && format(type).from_float, "bench: no weight format '", name, "'; there are f32, f16, bf16, q8_0, q4_0");
+      check(parse_dtype(name, type) && format(type).from_float, "bench: no weight format '", name, "'; there are f32, f16, bf16, q8_0, q4_0, f8_e4m3");
       add(RandomWeights(shape->second, type).make(), type);
     }
   }
@@ -271,7 +271,7 @@ int main(int argc, char** argv) {
   auto* model = app.add_subcommand("model", "prefill, decode at depth 0 and deep, several sequences, drafted tokens");
   model->add_option("--shape", options.shape, "random weights of this shape: 1b, 0.5b, 15m, 260k")->capture_default_str();
   model->add_option("-m,--model", options.file, "a .folio file in place of a shape");
-  model->add_option("--type", options.types, "f32, f16, bf16, q8_0, q4_0; may be given several times (default: all)");
+  model->add_option("--type", options.types, "f32, f16, bf16, q8_0, q4_0, f8_e4m3; may be given several times (default: all)");
   model->add_option("-t,--threads", options.threads, "threads (default: all this process may use)");
   model->add_option("--prompt", options.prompt, "tokens of the prefill")->capture_default_str();
   model->add_option("--gen", options.generate, "tokens of the decode")->capture_default_str();
@@ -282,7 +282,7 @@ int main(int argc, char** argv) {
   model->add_flag("--csv", options.csv, "comma separated");
   app.require_subcommand(0, 1);
   return run_tool(argc, argv, app, [&] {
-    if (options.types.empty()) options.types = {"f32", "f16", "bf16", "q8_0", "q4_0"};
+    if (options.types.empty()) options.types = {"f32", "f16", "bf16", "q8_0", "q4_0", "f8_e4m3"};
     return bench_model(options);
   });
 }

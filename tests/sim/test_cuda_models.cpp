@@ -30,7 +30,7 @@ void expect_same_text(const std::string& file, const std::vector<Token>& prompt,
   }
 }
 
-// The kernels of bf16 round a prompt's activations to bf16, those of Q8_0 and Q4_0 to bytes; all else is f32 arithmetic.
+// The kernels of bf16 and F8_E4M3 round a prompt's activations to bf16, those of Q8_0 and Q4_0 to bytes; all else is f32 arithmetic.
 double tolerance_of(const std::string& file) {
   const Weights weights(file);
   for (const WeightEntry& entry : weights.tensors())
@@ -67,7 +67,7 @@ TEST(CudaModel, EveryFormatGivesTheTokensOfTheCpu) {
   const fs::path dir = source_dir() / "tests/golden/hf" / golden_models().front();
   auto prompt = read_numbers<int32_t>(dir / "prompt.i32");
   prompt.resize(std::min<size_t>(prompt.size(), 20));
-  for (const std::string type : {"f16", "bf16", "q8_0", "q4_0"}) {
+  for (const std::string type : {"f16", "bf16", "q8_0", "q4_0", "f8_e4m3"}) {
     SCOPED_TRACE(type);
     expect_same_text(convert(dir, "format-" + type, "--type " + type), prompt, 4, 20, type == "f16" ? 1e-5 : 3e-2);
   }

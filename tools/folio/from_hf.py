@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from . import ConvertError, safetensors_file, vocabulary_hf
+from . import ConvertError, float8, safetensors_file, vocabulary_hf
 from .assemble import Model
 from .decoder import ACTIVATIONS, Decoder
 
@@ -109,16 +109,32 @@ def of_tensors(source, path, tensors):
         raise ConvertError(f"'{path}' is damaged: {error}") from None
 
 
+def _float8(source, config, family, tensors):
+    """The tensors, float8 ones joined with their scales; notes on what was left out."""
+    quantised = config.get("quantization_config", {})
+    method = quantised.get("quant_method")
+    if quantised and method not in float8.METHODS:
+        raise ConvertError(f"'{config.path}': the checkpoint is quantised by {method}, only plain floats and float8 can be read")
+    block = quantised.get("weight_block_size") or [128, 128]
+    if len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):
+        raise ConvertError(f"'{config.path}': weight_block_size is {block}, expected two positive integers")
+    if not any(stored.format == "e4m3" for stored in tensors.values()):
+        return tensors, []
+    if family == "gpt2":
+        raise ConvertError(f"'{source}' is a GPT-2 with float8 tensors, which are only read from architectures whose matrices are not transposed")
+    kept = {name: stored for name, stored in tensors.items() if not re.search(float8.OF_ACTIVATIONS, name)}
+    notes = ["scales of activations are left out: activations stay floats"] if len(kept) < len(tensors) else []
+    return float8.join(source, kept, tuple(block)), notes
+
+
 def _model(source, config, family, table, tensors):
-    if config.get("quantization_config"):
-        raise ConvertError(f"'{config.path}': the checkpoint is quantised by {config.get('quantization_config').get('quant_method')}, "
-                           "only plain floats can be read")
+    tensors, notes = _float8(source, config, family, tensors)
     if family == "gpt2":
         prefix = "" if "wte.weight" in tensors else "transformer."
         table = {part: prefix + theirs for part, theirs in table.items()} | {"head": "lm_head.weight"}
     decoder = _gpt2(config) if family == "gpt2" else _llama(config, family)
     ignored = IGNORED if decoder.own_head else IGNORED + r"|^lm_head\.weight$"  # tied: a copy at best
-    return Model(source, decoder, table, conv1d=family == "gpt2", tensors=tensors, ignored=ignored)
+    return Model(source, decoder, table, conv1d=family == "gpt2", tensors=tensors, ignored=ignored, notes=notes)
 
 
 def _act(config, key):
