@@ -13,8 +13,8 @@ sins() {  # PATTERN WORDS: one line for each line of code outside cuda/lib that 
 }
 
 includes() {
-  local file family target
-  grep -rHoE --include='*.cu' --include='*.cuh' '^[[:space:]]*#[[:space:]]*include[[:space:]]*["<][^">]*' --exclude-dir=lib cuda 2>/dev/null |
+  local file family target line
+  grep -rHoE --include='*.cu' --include='*.cuh' --exclude-dir=lib '^[[:space:]]*#[[:space:]]*include[[:space:]]*["<][^">]*' cuda |
     while IFS= read -r line; do
       file=${line%%:*}
       family=$(basename "$file" | sed -E 's/[._].*//')
