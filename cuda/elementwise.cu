@@ -71,10 +71,10 @@ void run_each(const F& f, Tensor a, Tensor b, Tensor y, const CudaQueue& queue) 
     constexpr int n = of_lane<To>;
     launch<each_element<F, n, From, To>>(over_rows(rows, cols, n, queue.stream, 32), f, p, q, out, rows, cols);
   } else {
-    if (by_four(a) && by_four(y) && (F::inputs == 1 || by_four(b)))
-      launch<each_element<F, 4, From, To>>(over_rows(rows, cols, 4, queue.stream), f, p, q, out, rows, cols);
-    else
-      launch<each_element<F, 1, From, To>>(over_rows(rows, cols, 1, queue.stream), f, p, q, out, rows, cols);
+    if constexpr (!is_block<From>)  // rows of blocks are whole fours, and y is where the plan has put it
+      if (!by_four(a) || !by_four(y) || (F::inputs == 2 && !by_four(b)))
+        return launch<each_element<F, 1, From, To>>(over_rows(rows, cols, 1, queue.stream), f, p, q, out, rows, cols);
+    launch<each_element<F, 4, From, To>>(over_rows(rows, cols, 4, queue.stream), f, p, q, out, rows, cols);
   }
 }
 

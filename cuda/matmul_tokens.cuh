@@ -55,7 +55,10 @@ __global__ void __launch_bounds__(token_threads) round_tokens(MatmulTokens in, i
   float factor = 1;
   if constexpr (Two) {
     float high = 0;
-    for (int64_t k = threadIdx.x; k < in.k; k += token_threads) high = max(high, is_finite(at(k)) ? fabsf(at(k)) : 0.0f);
+    for (int64_t k = threadIdx.x; k < in.k; k += token_threads) {
+      const float v = at(k);
+      high = max(high, is_finite(v) ? fabsf(v) : 0.0f);
+    }
     const int exponent = int(__float_as_uint(block_max(high)) >> 23);      // biased by 127
     const int e = min(127 + 127 + 14 - exponent, 253);                     // 14 and up to 253: both factors are normal numbers
     factor = __uint_as_float(uint32_t(e) << 23);

@@ -33,10 +33,10 @@ template <class T> void run_read(const Tensor& table, const Tensor& id, const Te
   if (y.count() == 0) return;
   const int64_t rows = y.rows(), cols = y.cols(), known = table.dim(0);
   const auto* ids = id.at<int32_t>();
-  if (by_four(table) && by_four(y))
-    launch<read_rows<4, T>>(over_rows(rows, cols, 4, queue.stream), rows_of(table), ids, rows_of(y), known, rows, cols, scale);
-  else
-    launch<read_rows<1, T>>(over_rows(rows, cols, 1, queue.stream), rows_of(table), ids, rows_of(y), known, rows, cols, scale);
+  if constexpr (!is_block<T>)  // rows of blocks are whole fours, and y is where the plan has put it
+    if (!by_four(table) || !by_four(y))
+      return launch<read_rows<1, T>>(over_rows(rows, cols, 1, queue.stream), rows_of(table), ids, rows_of(y), known, rows, cols, scale);
+  launch<read_rows<4, T>>(over_rows(rows, cols, 4, queue.stream), rows_of(table), ids, rows_of(y), known, rows, cols, scale);
 }
 
 // The page table of Append and whose token stands where.

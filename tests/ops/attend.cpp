@@ -177,6 +177,10 @@ CASES(Attend) {
     op.page.row<int32_t>(0)[1] = -1;  // a page that is gone
     put(op);
     put(attention(*this, {.lengths = {9}, .padding = 70, .type = type}));  // hardly anything to do
+    static constexpr int sizes[][2] = {{80, 80}, {96, 96}, {128, 128}, {192, 128}, {192, 192}, {256, 256}};
+    for (const auto& [size, width] : sizes)
+      for (int fresh : {1, 20})
+        put(attention(*this, {.lengths = {70}, .fresh = fresh, .heads = 2, .groups = 1, .size = size, .width = width, .type = type}));
   }
 }
 

@@ -131,6 +131,9 @@ CASES(Matmul) {
     for (const auto& [tokens, n, k] : sizes) put(random_op(*this, type, tokens, n, whole(k), 0, Act::none));
     if (!blocks)
       for (int64_t k : {1, 7, 15, 33, 63}) put(random_op(*this, type, 4, 5, k, 1, Act::none));
+    for (int64_t tokens : {1, 2, 8}) put(random_op(*this, type, tokens, 24, 64, 15, Act::silu));  // gated, rows of whole vectors
+    if (!blocks) put(random_op(*this, type, 1, 20, 50, 15, Act::silu));
+    for (int parts : {8, 15}) put(random_op(*this, type, 129, 200, 64, parts, Act::gelu));  // the widest tiles
     Matmul op = random_op(*this, type, 6, 40, 128, 0, Act::none);
     std::memset(op.x.row_bytes(1), 0, 128 * sizeof(float));  // a token of zeros, one with an outlier, small and large ones
     op.x.row<float>(2)[77] = 1000;

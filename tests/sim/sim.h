@@ -31,6 +31,8 @@ struct Config {
   bool reverse_blocks = false;    // the last block first
   int compute_capability = 90;    // what cudaGetDeviceProperties says: 80 makes launchers choose the portable tier
   int multiprocessors = 4;
+  // Where set, it is called for every launch, and no kernel runs.
+  void (*instead_of_running)(const std::string& kernel, unsigned threads, size_t shared_bytes) = nullptr;
 };
 Config& config();
 std::string describe(const Config& config);

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Every case of every op by its CUDA kernel, on the simulator: eagerly and captured, replayed twice, packed, on strided views between
 // poison and in place, against the plain reference; and under every schedule, whose bits must not differ. FOLIO_SEED as in test_ops.
+//
+// With FOLIO_LAUNCHES=file the test Launches writes down which kernels the cases launch, and how. tests/cuda/gate.py holds compiled
+// kernels against it: one that no case launches is not tested, and how many blocks fit on a multiprocessor hangs on their launches.
 #include <gtest/gtest.h>
+
+#include <fstream>
+#include <map>
 
 #include "frame.h"
 #include "schedules.h"
@@ -34,6 +40,9 @@ int64_t size_of(const Case<Op>& c) {
   return elements;
 }
 
+// Operations of cases that run under all schedules, and of those that do not run at all.
+constexpr int64_t small = 20'000, huge = 20'000'000;
+
 template <class Op>
 void check_case(const Case<Op>& c, Layout layout, bool takeover, uint64_t seed, const sim::Config& way, Results& got) {
   const sim::Use use(way);
@@ -51,7 +60,6 @@ template <class Op>
 void check_op(Layout layout, bool takeover) {
   const CaseList<Op> list;
   const std::vector<sim::Config> ways = sim::schedules();
-  constexpr int64_t small = 20'000, huge = 20'000'000;
   int64_t left_out = 0;
   for (size_t i = 0; i < list.all().size() && !::testing::Test::HasFailure(); ++i) {
     const auto& c = list.all()[i];
@@ -96,6 +104,47 @@ TEST_P(Ops, Strided) { GetParam().check(Layout::strided, false); }
 TEST_P(Ops, InPlace) { GetParam().check(Layout::packed, true); }
 
 INSTANTIATE_TEST_SUITE_P(All, Ops, ::testing::ValuesIn(entries), [](const auto& info) { return std::string(info.param.name); });
+
+// --- Which launches that makes.
+
+struct Largest {
+  unsigned threads = 0;
+  size_t shared = 0;
+};
+std::map<std::string, Largest> launched;
+
+void note(const std::string& kernel, unsigned threads, size_t shared) {
+  Largest& most = launched[kernel];
+  most = {std::max(most.threads, threads), std::max(most.shared, shared)};
+}
+
+template <class Op>
+void queue_cases() {
+  const CaseList<Op> list;
+  for (const auto& c : list.all())
+    for (Layout layout : {Layout::packed, Layout::strided}) {
+      if (size_of(c) > huge) continue;
+      const Instance<Op> in(c.op, layout, base_seed());
+      auto graph = std::make_unique<Graph>();
+      graph->record(in.op);
+      cuda()->compile(std::move(graph));
+    }
+}
+
+// Lines `threads bytes kernel`: the most threads of a block, the most dynamic shared memory.
+TEST(Launches, OfEveryCase) {
+  const char* file = std::getenv("FOLIO_LAUNCHES");
+  if (!file) GTEST_SKIP() << "FOLIO_LAUNCHES names no file";
+  for (int tier : {80, 90}) {
+    const sim::Use use(sim::Config{.compute_capability = tier, .instead_of_running = note});
+#define FOLIO_QUEUE(OP) queue_cases<OP>();
+    ALL_OPS(FOLIO_QUEUE)
+#undef FOLIO_QUEUE
+  }
+  std::ofstream out(file);
+  for (const auto& [kernel, most] : launched) out << most.threads << ' ' << most.shared << ' ' << kernel << '\n';
+  EXPECT_TRUE(out.flush()) << file;
+}
 
 }  // namespace
 }  // namespace folio
