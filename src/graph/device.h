@@ -2,9 +2,11 @@
 // A Device is where tensors live and ops run. A Program is a planned graph on a device, ready to run again and again.
 // Tools reach the devices only through the functions at the end; nothing includes cpu/ or cuda/.
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,10 +29,24 @@ class Program {
   virtual Tensor input(const std::string& name) = 0;
   virtual Tensor output(const std::string& name) = 0;
   virtual void run() = 0;
+  // Runs `times` times, one behind the other, and returns the seconds of one run: by the device's own clock where it has one, so that
+  // what the host does in between does not count.
+  virtual double time(int times) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < times; ++i) run();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / times;
+  }
   // Runs node by node and shows each one's outputs.
   virtual void trace(const std::function<void(const TracedNode&)>& after) = 0;
   virtual const Graph& graph() const = 0;
   virtual int64_t arena_bytes() const = 0;
+};
+
+// What a device can do at most, measured by loops that do nothing else: 10^9 bytes and 10^9 operations a second, a multiply and an add
+// counted as two. 0: it has no such unit, or nobody measured it.
+struct Limits {
+  double read_gbps = 0, copy_gbps = 0;   // of memory; a copy's bytes are those read and those written
+  double fp32_gflops = 0, f16_gflops = 0, bf16_gflops = 0, int8_gops = 0;
 };
 
 class Device {
@@ -38,6 +54,7 @@ class Device {
   virtual ~Device() = default;
   virtual std::string name() const = 0;                        // "cpu, 2 threads, avx512"
   virtual bool exact_shapes() const = 0;                       // true: a new step shape is cheap, never pad
+  virtual std::optional<Limits> limits() { return {}; }        // measured now, in a moment; none: those of the host (tools/lib/machine.h)
   virtual std::byte* alloc(int64_t bytes) = 0;                 // zeroed, aligned to 256; throws Error if there is no room
   virtual void free(std::byte* at, int64_t bytes) = 0;
   virtual void upload(std::byte* to, const void* from, int64_t bytes) = 0;

@@ -19,7 +19,7 @@ static CacheOptions cache_options(const Model& model, const EngineOptions& optio
 }
 
 Engine::Engine(const Model& model, Device& device, const EngineOptions& options)
-    : model_(model), device_(device), chunk_(options.chunk),
+    : model_(model), device_(device), chunk_(options.chunk), padded_(options.padded || !device.exact_shapes()),
       cache_(device, model.state(options.cache_type.value_or(model.natural_rows())), cache_options(model, options)) {
   chunk_ = cache_.options().step_tokens;
 }
@@ -30,7 +30,7 @@ StepShape Engine::shape_of(std::span<const Work> works) const {
     shape.tokens += int(work.tokens.size());
     shape.wanted += work.wanted;
   }
-  if (device_.exact_shapes()) return shape;
+  if (!padded_) return shape;
   auto round_up = [](int n) {
     int up = 1;
     while (up < n) up *= 2;

@@ -18,6 +18,7 @@ struct EngineOptions {
   int chunk = 512;                   // most tokens of one step
   int sequences = 1;                 // that may be open at once
   std::optional<DType> cache_type;   // of attention rows: f32, f16, bf16; absent: the model's natural one
+  bool padded = false;               // step shapes of powers of two on every device: so that two devices record the same graph
 };
 
 // Tokens of one sequence for one step; logits are wanted for the last `wanted` of them.
@@ -58,6 +59,7 @@ class Engine {
   const Model& model_;
   Device& device_;
   int chunk_;
+  bool padded_;
   Cache cache_;
   std::list<Recorded> programs_;   // the most recently used first
 };
