@@ -21,7 +21,11 @@ FOLIO_DEVICE void named_barrier_arrive(int id, int threads, [[maybe_unused]] Her
   FOLIO_GPU(asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory");)
 }
 
-// CUDA's shuffle for a source line that is not the caller's own.
+// CUDA's shuffles for a source line that is not the caller's own.
+template <class T> FOLIO_DEVICE T shuffle_from(T v, int lane, [[maybe_unused]] Here here = {}) {
+  FOLIO_SIM(return __shfl_sync(all_lanes, v, lane, 32, here);)
+  FOLIO_GPU(return __shfl_sync(all_lanes, v, lane);)
+}
 template <class T> FOLIO_DEVICE T shuffle_xor(T v, int by, [[maybe_unused]] Here here = {}) {
   FOLIO_SIM(return __shfl_xor_sync(all_lanes, v, by, 32, here);)
   FOLIO_GPU(return __shfl_xor_sync(all_lanes, v, by);)
