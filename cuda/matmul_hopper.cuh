@@ -87,7 +87,8 @@ FOLIO_DEVICE void multiply_stage(const typename Tile::Number* stage, int consume
 
 // Stores what a warp has: 16 tokens from `token` on. With a gate its sums stand rows / 2 columns after those of w.
 template <class Tile, bool Gate>
-FOLIO_DEVICE void put_sums(const MatmulOut& out, const float (&sum)[Tile::rows / 2], float* patch, int token, int feature, const float* back) {
+FOLIO_DEVICE void put_sums(const MatmulOut& out, const float (&sum)[Tile::rows / 2], float* patch, int token, int feature,
+                           const float* back) {
   const int g = lane_id() / 4, t = lane_id() % 4;
   float factor[2] = {1, 1};
   if constexpr (Tile::planes == 2)
@@ -110,8 +111,8 @@ FOLIO_DEVICE void put_sums(const MatmulOut& out, const float (&sum)[Tile::rows /
 }
 
 template <class Tile, bool Gate>
-FOLIO_DEVICE void multiply_tiles(const typename Tile::Arrays& at, const MatmulOut& out, const float* back, const TileOrder& order, int steps,
-                                 int consumer) {
+FOLIO_DEVICE void multiply_tiles(const typename Tile::Arrays& at, const MatmulOut& out, const float* back, const TileOrder& order,
+                                 int steps, int consumer) {
   Ring<Tile::stages> ring;
   float sum[Tile::rows / 2] = {};
   for (int i = int(blockIdx.x); i < order.count(); i += int(gridDim.x)) {

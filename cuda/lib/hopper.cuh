@@ -174,7 +174,10 @@ enum class Major { k, mn };  // which dimension of an operand is contiguous in s
 // A step of 16 in k moves `at`: K-major by 32 bytes within the swizzle, MN-major by 16 S bytes.
 FOLIO_DEVICE uint64_t wgmma_descriptor(const void* at, unsigned leading, unsigned stride, Swizzle swizzle, Here here = {}) {
   FOLIO_SIM(if (shared_address(at, here) > 0x3ffffu) sim::stop("an operand beyond the 256 KB that a descriptor can name", here);)
-  return (shared_address(at, here) & 0x3ffffu) >> 4 | uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 | uint64_t(swizzle) << 62;
+  uint64_t d = uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 | uint64_t(swizzle) << 62;
+  d |= (shared_address(at, here) & 0x3ffffu) >> 4;
+  FOLIO_GPU(asm volatile("" : "+l"(d));)  // made anew where it stands: else a loop keeps those of all its steps in registers
+  return d;
 }
 
 // Of the same tile `bytes` further on.
