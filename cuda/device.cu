@@ -7,6 +7,7 @@
 //
 // Given values. What alloc() handed out (page pools) is used where it lies. Anything else is host memory: a weight is copied to the
 // card once and shared by all programs that use it at the same time; what a node changes is copied there before a run and back after.
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <set>
@@ -20,6 +21,15 @@
 namespace folio {
 
 namespace {
+
+// Whether FOLIO_CUDA_TIER asks for the Hopper tier. Its kernels, where there are any, then run on cards of compute capability 9; all
+// else, and all without it, runs by those of the portable tier.
+bool hopper_wanted() {
+  const char* tier = std::getenv("FOLIO_CUDA_TIER");
+  const std::string_view wish = tier && *tier ? tier : "portable";
+  check(wish == "portable" || wish == "hopper", "FOLIO_CUDA_TIER=", tier, ": not a tier of CUDA kernels; there are portable, hopper");
+  return wish == "hopper";
+}
 
 class CardMemory {
  public:
@@ -61,7 +71,7 @@ class PinnedMemory {
 // The card, its stream, what alloc() has handed out and the weights that live there.
 class Card {
  public:
-  explicit Card(int index) : index_(index) {
+  explicit Card(int index) : index_(index), hopper_(hopper_wanted()) {
     int count = 0;
     const cudaError_t found = cudaGetDeviceCount(&count);
     if (found != cudaSuccess) cudaGetLastError();
@@ -70,6 +80,7 @@ class Card {
     cuda_check(cudaSetDevice(index), "cudaSetDevice");
     cuda_check(cudaGetDeviceProperties(&properties_, index), "cudaGetDeviceProperties");
     check(properties_.major >= 8, "cuda: ", properties_.name, " has compute capability ", properties_.major, ".", properties_.minor, "; 8.0 or more is needed");
+    hopper_ &= properties_.major == 9;
     cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
   ~Card() { cudaStreamDestroy(stream_); }
@@ -78,6 +89,8 @@ class Card {
 
   cudaStream_t stream() const { return stream_; }
   const cudaDeviceProp& properties() const { return properties_; }
+  bool hopper() const { return hopper_; }
+  CudaQueue queue(std::byte* scratch) const { return {stream_, scratch, properties_.multiProcessorCount, hopper_}; }
   int index() const { return index_; }
   void wait() const { cuda_check(cudaStreamSynchronize(stream_), "a step"); }
 
@@ -116,6 +129,7 @@ class Card {
 
  private:
   int index_;
+  bool hopper_;
   cudaDeviceProp properties_{};
   cudaStream_t stream_ = nullptr;
   std::map<std::byte*, std::unique_ptr<CardMemory>> handed_out_;
@@ -235,7 +249,7 @@ class CudaProgram final : public Program {
     }
   }
   void queue_nodes() const {
-    const CudaQueue queue = {card_->stream(), scratch_->data(), card_->properties().multiProcessorCount};
+    const CudaQueue queue = card_->queue(scratch_->data());
     move(Life::input);
     for (const Launch& launch : launches_) launch.run(launch.op, queue);
     move(Life::output);
@@ -276,7 +290,7 @@ class CudaProgram final : public Program {
 };
 
 void CudaProgram::trace(const std::function<void(const TracedNode&)>& after) {
-  const CudaQueue queue = {card_->stream(), scratch_->data(), card_->properties().multiProcessorCount};
+  const CudaQueue queue = card_->queue(scratch_->data());
   for (const Changed& c : changed_) card_->upload(c.card->data(), c.host.data, c.host.bytes());
   move(Life::input);
   for (size_t i = 0; i < launches_.size(); ++i) {
@@ -300,7 +314,8 @@ class Cuda final : public Device {
   explicit Cuda(int index) : card_(std::make_shared<Card>(index)) {}
   std::string name() const override {
     const cudaDeviceProp& p = card_->properties();
-    return join("cuda:", card_->index(), ", ", p.name, ", ", p.multiProcessorCount, " processors, ", p.totalGlobalMem >> 20, " MiB");
+    return join("cuda:", card_->index(), ", ", p.name, ", ", p.multiProcessorCount, " processors, ", p.totalGlobalMem >> 20, " MiB",
+                card_->hopper() ? ", Hopper tier" : "");
   }
   bool exact_shapes() const override { return false; }
   std::optional<Limits> limits() override { return measure_limits(card_->properties(), card_->stream()); }

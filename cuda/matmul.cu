@@ -5,6 +5,7 @@
 //   matmul.cuh          weights, quantised blocks, the way of a sum into y
 //   matmul_tokens.cuh   tokens rounded for the kernels below
 //   matmul_few.cuh      few tokens           matmul_many.cuh   many           matmul_e4m3.cuh   many, with weights in F8_E4M3
+//   matmul_hopper.cu    many, on sm_90a
 #include "cuda/matmul_e4m3.cuh"
 #include "cuda/matmul_few.cuh"
 #include "cuda/matmul_many.cuh"
@@ -130,6 +131,7 @@ template <bool Half> void run_many_halves(const Call& c) {
   const Launch at = {unsigned(c.x.tokens), token_threads, 0, c.queue.stream};
   launch<round_tokens<Half>>(at, c.x, planes.pitch, planes.plane, c.queue.scratch, back);
   const RoundedTokens x = {c.queue.scratch, back, planes.pitch, planes.plane};
+  if (c.w_aligned && run_hopper(Half ? F16 : BF16, c.w, x, c.out, c.queue)) return;
   with_tile<WideTile>(c, [&](auto tile, auto gate) {
     using Tile = decltype(tile);
     Smem shared;

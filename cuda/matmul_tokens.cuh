@@ -15,6 +15,18 @@ struct MatmulTokens {
   int64_t k;
 };
 
+// Tokens as round_tokens leaves them: planes of rows of `pitch` numbers, `plane` bytes apart, and for f16 a factor for each token.
+struct RoundedTokens {
+  const std::byte* planes;
+  const float* back;
+  int64_t pitch, plane;
+};
+
+// matmul_hopper.cu: multiplies in the Hopper tier if that is chosen and suits the shape; says whether. Weights are f16 or bf16, and every
+// row of theirs begins at a multiple of 16 bytes.
+struct CudaQueue;
+bool run_hopper(DType type, const MatmulWeights& w, const RoundedTokens& x, const MatmulOut& out, const CudaQueue& queue);
+
 inline constexpr int token_threads = 256;
 
 FOLIO_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }

@@ -129,6 +129,10 @@ CASES(Matmul) {
       for (int parts : {9, 15}) put(random_op(*this, type, 3, 33, whole(96), parts, act));
     static constexpr int64_t sizes[][3] = {{1, 1, 32}, {2, 4, 160}, {1, 16, 1024}, {3, 31, 96}, {1, 128, 64}, {15, 21, 1024}};
     for (const auto& [tokens, n, k] : sizes) put(random_op(*this, type, tokens, n, whole(k), 0, Act::none));
+    // Tiles of 128 tokens and 128 or 256 rows, several for each block; many steps of k.
+    static constexpr int64_t tiles[][4] = {{65, 200, 136, 0}, {140, 600, 72, 9}, {70, 136, 600, 1}, {200, 70, 64, 15}, {130, 520, 40, 11}};
+    if (type == F16 || type == BF16)
+      for (const auto& [tokens, n, k, parts] : tiles) put(random_op(*this, type, tokens, n, k, int(parts), acts[size_t(turn++ % 6)]));
     if (!blocks)
       for (int64_t k : {1, 7, 15, 33, 63}) put(random_op(*this, type, 4, 5, k, 1, Act::none));
     for (int64_t tokens : {1, 2, 8}) put(random_op(*this, type, tokens, 24, 64, 15, Act::silu));  // gated, rows of whole vectors

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Every case of every op by its CUDA kernel, on the simulator: captured and replayed twice, then eagerly, packed, on strided views between
 // poison and in place, against the plain reference; and under every schedule, whose bits must not differ. FOLIO_SEED as in test_ops.
+// Those of matmul and attend once more in the Hopper tier: there every case that it takes runs under every schedule.
 //
 // With FOLIO_LAUNCHES=file the test Launches writes down which kernels the cases launch, and how. tests/cuda/gate.py holds compiled
 // kernels against it: one that no case launches is not tested, and how many blocks fit on a multiprocessor hangs on their launches.
@@ -11,6 +12,7 @@
 
 #include "frame.h"
 #include "schedules.h"
+#include "tier.h"
 
 namespace folio {
 namespace {
@@ -21,6 +23,7 @@ template <class Op>
 void check_case(const Case<Op>& c, Layout layout, bool takeover, uint64_t seed, const sim::Config& way, Results& got) {
   const sim::Use use(way);
   SCOPED_TRACE(sim::describe(way));
+  sim::stats() = {};
   const auto device = cuda();
   Instance<Op> in(c.op, layout, seed);
   try {
@@ -30,8 +33,10 @@ void check_case(const Case<Op>& c, Layout layout, bool takeover, uint64_t seed, 
   }
 }
 
+// In the tier of that name; `taken` counts the cases that a Hopper kernel has computed.
 template <class Op>
-void check_op(Layout layout, bool takeover) {
+void check_op(Layout layout, bool takeover, const char* tier, int& taken) {
+  const Tier use(tier);
   const CaseList<Op> list;
   const std::vector<sim::Config> ways = sim::schedules();
   int64_t left_out = 0;
@@ -46,9 +51,10 @@ void check_op(Layout layout, bool takeover) {
     Results want;
     Instance<Op> plain(c.op, Layout::packed, base_seed());
     run_plain(plain, want);
-    // Small cases under all schedules, the others under one, each case under another.
+    // Small cases of the portable tier and those that Hopper kernels take under all schedules, the others under one, each under another.
     Results first;
-    for (size_t w = 0; w < (size <= small ? ways.size() : 1) && !::testing::Test::HasFailure(); ++w) {
+    bool all_ways = size <= small && tier == std::string("portable");
+    for (size_t w = 0; w < (all_ways ? ways.size() : 1) && !::testing::Test::HasFailure(); ++w) {
       Results now;
       Results& got = w == 0 ? first : now;
       check_case(c, layout, takeover, base_seed() + i, ways[(i + w) % ways.size()], got);
@@ -56,6 +62,7 @@ void check_op(Layout layout, bool takeover) {
       if (w == 0) {
         EXPECT_EQ(judge(c, got, want.tensors), "") << c.label;
       }
+      if (w == 0 && sim::stats().wgmma > 0) ++taken, all_ways = true;
       for (size_t t = 0; w > 0 && t < got.tensors.size(); ++t)
         EXPECT_EQ(bit_difference(got.tensors[t], first.tensors[t]), "") << "between schedules: " << got.names[t] << " of " << c.label;
     }
@@ -65,19 +72,26 @@ void check_op(Layout layout, bool takeover) {
 
 struct Entry {
   const char* name;
-  void (*check)(Layout, bool);
+  void (*check)(Layout, bool, const char* tier, int& taken);
 };
 void PrintTo(const Entry& entry, std::ostream* out) { *out << entry.name; }
 
 #define FOLIO_ENTRY(OP) Entry{#OP, check_op<OP>},
-const Entry entries[] = {ALL_OPS(FOLIO_ENTRY)};
+const Entry entries[] = {ALL_OPS(FOLIO_ENTRY)}, hopper_entries[] = {FOLIO_ENTRY(Matmul) FOLIO_ENTRY(Attend)};
 #undef FOLIO_ENTRY
 
-class Ops : public ::testing::TestWithParam<Entry> {};
+class Ops : public ::testing::TestWithParam<Entry> {
+ protected:
+  void check(Layout layout, bool takeover) {
+    int taken = 0;
+    GetParam().check(layout, takeover, "portable", taken);
+    EXPECT_EQ(taken, 0);
+  }
+};
 
-TEST_P(Ops, Packed) { GetParam().check(Layout::packed, false); }
-TEST_P(Ops, Strided) { GetParam().check(Layout::strided, false); }
-TEST_P(Ops, InPlace) { GetParam().check(Layout::packed, true); }
+TEST_P(Ops, Packed) { check(Layout::packed, false); }
+TEST_P(Ops, Strided) { check(Layout::strided, false); }
+TEST_P(Ops, InPlace) { check(Layout::packed, true); }
 
 INSTANTIATE_TEST_SUITE_P(All, Ops, ::testing::ValuesIn(entries), [](const auto& info) { return std::string(info.param.name); });
 
@@ -112,6 +126,7 @@ TEST(Launches, OfEveryCase) {
   const char* file = std::getenv("FOLIO_LAUNCHES");
   if (!file) GTEST_SKIP() << "FOLIO_LAUNCHES names no file";
   for (int tier : {80, 90}) {
+    const Tier hopper(tier == 90 ? "hopper" : "portable");
     const sim::Use use(sim::Config{.compute_capability = tier, .instead_of_running = note});
 #define FOLIO_QUEUE(OP) queue_cases<OP>();
     ALL_OPS(FOLIO_QUEUE)
@@ -121,6 +136,23 @@ TEST(Launches, OfEveryCase) {
   for (const auto& [kernel, most] : launched) out << most.threads << ' ' << most.shared << ' ' << kernel << '\n';
   EXPECT_TRUE(out.flush()) << file;
 }
+// How many cases a Hopper kernel takes, at least, is part of the test: nothing must pass because the portable tier ran.
+class HopperOps : public ::testing::TestWithParam<Entry> {
+ protected:
+  void check(Layout layout, bool takeover, int least) {
+    int taken = 0;
+    GetParam().check(layout, takeover, "hopper", taken);
+    EXPECT_GE(taken, least);
+    std::cout << taken << " cases by Hopper kernels\n";
+  }
+};
+
+TEST_P(HopperOps, Packed) { check(Layout::packed, false, 10); }
+TEST_P(HopperOps, Strided) { check(Layout::strided, false, 0); }  // rows at any address: mostly for the portable tier
+TEST_P(HopperOps, InPlace) { check(Layout::packed, true, GetParam().name == std::string("Matmul") ? 3 : 0); }
+
+INSTANTIATE_TEST_SUITE_P(hopper, HopperOps, ::testing::ValuesIn(hopper_entries),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace folio
