@@ -155,7 +155,12 @@ class CudaProgram final : public Program {
     if (replay_) cudaGraphExecDestroy(replay_);
   }
   Tensor input(const std::string& name) override { return named(name, Life::input); }
-  Tensor output(const std::string& name) override { return named(name, Life::output); }
+  Tensor output(const std::string& name) override {
+    const Tensor t = named(name, Life::output);
+    for (const Port& port : ports_)
+      if (port.host == t.data && port.on_demand && port.bytes > 0) card_->download(port.host, port.card, port.bytes);
+    return t;
+  }
   void run() override {
     for (const Changed& c : changed_) card_->upload(c.card->data(), c.host.data, c.host.bytes());
     cuda_check(cudaGraphLaunch(replay_, card_->stream()), "launch of a captured step");
@@ -179,6 +184,7 @@ class CudaProgram final : public Program {
     int value;
     std::byte *host, *card;
     int64_t bytes;
+    bool on_demand;      // copied by output(), else by run()
   };
 
   // Where the card has each given value; the copies are kept.
@@ -207,7 +213,7 @@ class CudaProgram final : public Program {
     for (size_t v = 0; v < graph_->values().size(); ++v) {
       const Value& value = graph_->values()[v];
       if (value.life != Life::input && value.life != Life::output) continue;
-      ports_.push_back({int(v), nullptr, arena_->data() + plan_.place[v], value.whole.bytes()});
+      ports_.push_back({int(v), nullptr, arena_->data() + plan_.place[v], value.whole.bytes(), value.on_demand});
       bytes += (value.whole.bytes() + 255) / 256 * 256;
     }
     pinned_ = std::make_unique<PinnedMemory>(bytes);
@@ -219,7 +225,7 @@ class CudaProgram final : public Program {
   }
   void move(Life life) const {
     for (const Port& port : ports_) {
-      if (graph_->values()[size_t(port.value)].life != life || port.bytes == 0) continue;
+      if (graph_->values()[size_t(port.value)].life != life || port.bytes == 0 || port.on_demand) continue;
       if (life == Life::input) cuda_check(cudaMemcpyAsync(port.card, port.host, size_t(port.bytes), cudaMemcpyHostToDevice, card_->stream()), "an input");
       else cuda_check(cudaMemcpyAsync(port.host, port.card, size_t(port.bytes), cudaMemcpyDeviceToHost, card_->stream()), "an output");
     }
@@ -293,6 +299,7 @@ class Cuda final : public Device {
     return join("cuda:", card_->index(), ", ", p.name, ", ", p.multiProcessorCount, " processors, ", p.totalGlobalMem >> 20, " MiB");
   }
   bool exact_shapes() const override { return false; }
+  bool apart() const override { return true; }
   std::byte* alloc(int64_t bytes) override { return card_->alloc(bytes); }
   void free(std::byte* at, int64_t) override { card_->free(at); }
   void upload(std::byte* to, const void* from, int64_t bytes) override { card_->upload(to, from, bytes); }

@@ -38,6 +38,7 @@ class Device {
   virtual ~Device() = default;
   virtual std::string name() const = 0;                        // "cpu, 2 threads, avx512"
   virtual bool exact_shapes() const = 0;                       // true: a new step shape is cheap, never pad
+  virtual bool apart() const { return false; }                 // its memory is not the host's: every output has to be copied
   virtual std::byte* alloc(int64_t bytes) = 0;                 // zeroed, aligned to 256; throws Error if there is no room
   virtual void free(std::byte* at, int64_t bytes) = 0;
   virtual void upload(std::byte* to, const void* from, int64_t bytes) = 0;
