@@ -33,6 +33,13 @@ class Program {
   virtual int64_t arena_bytes() const = 0;
 };
 
+// Weights that are not kept on a device, but copied to it in every step.
+struct Streamed {
+  int layers = 0, resident = 0;    // of a model; those whose weights are kept
+  int64_t bytes = 0;               // copied in each step
+  double bytes_per_second = 0;     // of such a copy, when it was timed
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -44,13 +51,17 @@ class Device {
   virtual void upload(std::byte* to, const void* from, int64_t bytes) = 0;
   virtual void download(void* to, const std::byte* from, int64_t bytes) = 0;
   virtual std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph) = 0;
+  // Of what has been compiled so far. All zero where everything is kept.
+  virtual Streamed streamed() const { return {}; }
 };
 
 // The CPU with that many threads (0: all that this process may use).
 std::unique_ptr<Device> cpu(int threads = 0);
 // The CPU, every op by its plain reference: slow, and what all else is held against.
 std::unique_ptr<Device> reference(int threads = 0);
-// The CUDA card of that number. Throws Error if the build or the machine has none.
-std::unique_ptr<Device> cuda(int index = 0);
+// The CUDA card of that number. Of a model's layers (scopes "layer.N.…") the first `layers` keep their weights on it, the others' stay
+// in host memory and are streamed; by default as many are kept as there is room for. Throws Error if the build or the machine has none.
+inline constexpr int layers_that_fit = -1;
+std::unique_ptr<Device> cuda(int index = 0, int layers = layers_that_fit);
 
 }  // namespace folio

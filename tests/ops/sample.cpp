@@ -75,6 +75,7 @@ CASES(Sample) {
   for (const Settings& s : all) add(sample(*this, normal({1, 5000}, F32, 3), s));   // 1024 threads; more than the list holds
   for (const Settings& s : {top_p, typical}) add(sample(*this, normal({2, 9999}, F32, 3), s));
   add(sample(*this, normal({1, 5000}, F32, 0.5), {off, 3000}));
+  add(sample(*this, normal({1, 9999}), {off, 1000}));   // the list is full before all that reach the bound are in it
   Tensor ties = normal({2, 300}), spread = uniform(-1e5, 1e5, {2, 300});   // in the latter the highest has all the mass
   for (int64_t i = 0; i < ties.count(); ++i) ties.at<float>()[i] = std::round(ties.at<float>()[i] * 2);
   for (const Settings& s : {top_k, defaults, top_p, typical, every}) add(sample(*this, ties, s));
