@@ -72,4 +72,10 @@ Tensor Decoder::logits(const Step& step, const Memory& memory) const {
   return y;
 }
 
+Tensor Decoder::draw(Tensor logits, const DrawInputs& in) const {
+  logits.graph->scope("draw");
+  return logits.graph->record(Sample{.logits = logits, .options = in.options, .place = in.place, .seen = in.seen, .biased = in.biased,
+                                     .bias = in.bias}).token;
+}
+
 }  // namespace folio

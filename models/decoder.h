@@ -46,6 +46,7 @@ class Decoder final : public Model {
   int64_t weight_bytes() const override;
   int64_t flops_per_token() const override;
   Tensor logits(const Step& step, const Memory& memory) const override;
+  Tensor draw(Tensor logits, const DrawInputs& inputs) const override;
 
  private:
   struct Norm {

@@ -49,24 +49,36 @@ struct Limits {
   double fp32_gflops = 0, f16_gflops = 0, bf16_gflops = 0, int8_gops = 0;
 };
 
+// Weights that are not kept on a device, but copied to it in every step.
+struct Streamed {
+  int layers = 0, resident = 0;    // of a model; those whose weights are kept
+  int64_t bytes = 0;               // copied in each step
+  double bytes_per_second = 0;     // of such a copy, when it was timed
+};
+
 class Device {
  public:
   virtual ~Device() = default;
   virtual std::string name() const = 0;                        // "cpu, 2 threads, avx512"
   virtual bool exact_shapes() const = 0;                       // true: a new step shape is cheap, never pad
   virtual std::optional<Limits> limits() { return {}; }        // measured now, in a moment; none: those of the host (tools/lib/machine.h)
+  virtual bool apart() const { return false; }                 // its memory is not the host's: every output has to be copied
   virtual std::byte* alloc(int64_t bytes) = 0;                 // zeroed, aligned to 256; throws Error if there is no room
   virtual void free(std::byte* at, int64_t bytes) = 0;
   virtual void upload(std::byte* to, const void* from, int64_t bytes) = 0;
   virtual void download(void* to, const std::byte* from, int64_t bytes) = 0;
   virtual std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph) = 0;
+  // Of what has been compiled so far. All zero where everything is kept.
+  virtual Streamed streamed() const { return {}; }
 };
 
 // The CPU with that many threads (0: all that this process may use).
 std::unique_ptr<Device> cpu(int threads = 0);
 // The CPU, every op by its plain reference: slow, and what all else is held against.
 std::unique_ptr<Device> reference(int threads = 0);
-// The CUDA card of that number. Throws Error if the build or the machine has none.
-std::unique_ptr<Device> cuda(int index = 0);
+// The CUDA card of that number. Of a model's layers (scopes "layer.N.…") the first `layers` keep their weights on it, the others' stay
+// in host memory and are streamed; by default as many are kept as there is room for. Throws Error if the build or the machine has none.
+inline constexpr int layers_that_fit = -1;
+std::unique_ptr<Device> cuda(int index = 0, int layers = layers_that_fit);
 
 }  // namespace folio
