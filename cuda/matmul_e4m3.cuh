@@ -90,7 +90,7 @@ template <class Tile> FOLIO_DEVICE void multiply_e4m3(const E4m3Stages<Tile>& s,
 template <class Tile, bool Gate>
 __global__ void __launch_bounds__(Tile::threads) many_e4m3(MatmulWeights w, RoundedTokens x, MatmulOut out) {
   using Stages = E4m3Stages<Tile>;
-  static_assert(Stages::stages * Tile::tokens * Stages::pitch >= Tile::threads / 32 * patch_bytes);
+  static_assert(Stages::stages * Tile::tokens * Stages::pitch >= Tile::threads / 32 * patch_floats * int(sizeof(float)));
   const int token = int(blockIdx.x) * Tile::tokens, feature = int(blockIdx.y) * (Tile::rows >> Gate);
   Smem shared = Smem::here();
   const Stages s = Stages::take(shared);
