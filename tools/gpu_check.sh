@@ -164,7 +164,7 @@ part models 40 "$bin/generate" - - \
 for tool in memcheck racecheck; do
   if [ -n "$dry" ] || command -v compute-sanitizer >/dev/null; then
     part "$tool" 45 "$bin/op_check" - 'Device not supported' \
-      compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/op_check" --device "$device" --most 2000
+      compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/op_check" --device "$device" --most 200000 --seconds 35
   else
     skip "$tool" "there is no compute-sanitizer"
   fi

@@ -41,6 +41,7 @@ int main(int argc, char** argv) {
   app.add_option("--device", name, "cuda (the first card), cuda:N or cpu")->capture_default_str();
   app.add_option("--only", options.only, "only ops with this in their name");
   app.add_option("--most", options.most, "leave out cases of more operations than this");
+  app.add_option("--seconds", options.seconds, "begin no case after so many seconds");
   app.add_option("-t,--threads", options.threads, "threads of the reference (default: all that this process may use)");
   app.add_option("--json", json, "write a summary to this file");
   return run_tool(argc, argv, app, [&] {
@@ -59,9 +60,9 @@ int main(int argc, char** argv) {
     });
     if (!json.empty()) std::ofstream(json) << as_json(report, device->name()).dump(1) << "\n";
     if (!report.stopped.empty()) std::printf("stopped, the rest was not run: %s\n", report.stopped.c_str());
-    std::printf("%zu cases, %lld wrong, %lld left out (too large)\n", report.cases.size(), static_cast<long long>(report.failed()),
-                static_cast<long long>(report.left_out));
-    check(!report.cases.empty(), "no case of an op with '", options.only, "' in its name was run");
+    std::printf("%zu cases, %lld wrong, %lld left out (too large, or no time left)\n", report.cases.size(),
+                static_cast<long long>(report.failed()), static_cast<long long>(report.left_out));
+    check(!report.cases.empty(), "no case was run: no op has '", options.only, "' in its name, or all were left out");
     return report.good() ? 0 : 1;
   });
 }

@@ -2,6 +2,7 @@
 #include "gpu/op_check.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "frame.h"
 
@@ -28,7 +29,8 @@ class OpChecker {
     const CaseList<Op> list;
     for (size_t i = 0; i < list.all().size() && report_.stopped.empty(); ++i) {
       const Case<Op>& c = list.all()[i];
-      if (operations_of(c) > options_.most) {
+      const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
+      if (operations_of(c) > options_.most || spent.count() > options_.seconds) {
         ++report_.left_out;
         continue;
       }
@@ -66,6 +68,7 @@ class OpChecker {
   const std::unique_ptr<Device> reference_;
   const OpCheckOptions& options_;
   const std::function<void(const CheckedCase&)>& each_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   OpCheckReport report_;
 };
 

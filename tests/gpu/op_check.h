@@ -15,6 +15,7 @@ namespace folio {
 struct OpCheckOptions {
   std::string only;                                             // in the op's name; empty: all ops
   int64_t most = std::numeric_limits<int64_t>::max();           // operations of a case; larger ones are left out
+  double seconds = std::numeric_limits<double>::infinity();     // begin no case after so many: sanitizers are slow
   int threads = 0;                                              // of the reference
 };
 
@@ -25,7 +26,7 @@ struct CheckedCase {
 
 struct OpCheckReport {
   std::vector<CheckedCase> cases;
-  int64_t left_out = 0;           // too large
+  int64_t left_out = 0;           // too large, or no time left
   std::string stopped;            // the error after which the device was not asked any more: a card that has failed once only fails
   int64_t failed() const;
   bool good() const { return stopped.empty() && !cases.empty() && failed() == 0; }

@@ -103,6 +103,9 @@ TEST(OpCheck, StopsAtTheFirstErrorOfTheDevice) {
 
 TEST(OpCheck, NothingCheckedIsNotGood) {
   FaultyDevice device(Fault::none);
+  const OpCheckReport late = check_ops(device, {.only = "Softcap", .seconds = 0, .threads = 1}, [](const CheckedCase&) {});
+  EXPECT_FALSE(late.good());
+  EXPECT_GT(late.left_out, 0);
   EXPECT_FALSE(check_ops(device, {.only = "no such op", .threads = 1}, [](const CheckedCase&) {}).good());
 }
 

@@ -182,6 +182,38 @@ TEST(CudaDevice, EverythingIsGivenBack) {
   EXPECT_EQ(sim::device_allocations(), before);
 }
 
+// What the loops say means nothing here, but they run on both kinds of card, and time passes.
+TEST(CudaDevice, MeasuresItsLimits) {
+  for (int capability : {80, 90}) {
+    sim::Config card;
+    card.compute_capability = capability;
+    card.multiprocessors = 2;
+    const sim::Use use(card);
+    const auto device = cuda();
+    const size_t before = sim::device_allocations();
+    const auto limits = device->limits();
+    ASSERT_TRUE(limits.has_value());
+    EXPECT_EQ(sim::device_allocations(), before);
+    EXPECT_EQ(sim::stats().wgmma > 0, capability == 90);
+    for (double rate : {limits->read_gbps, limits->copy_gbps, limits->fp32_gflops, limits->f16_gflops, limits->bf16_gflops, limits->int8_gops})
+      EXPECT_GT(rate, 0);
+  }
+}
+
+// Runs without a wait between them, timed by events: the last one's results are there afterwards.
+TEST(CudaDevice, TimesReplays) {
+  const auto device = cuda();
+  auto graph = std::make_unique<Graph>();
+  graph->output("y", scale(graph->input("x", F32, {1, 4}), 2));
+  const auto program = device->compile(std::move(graph));
+  const float x[4] = {1, 2, 3, 4};
+  std::memcpy(program->input("x").data, x, sizeof x);
+  const uint64_t launches = sim::stats().launches;
+  EXPECT_GE(program->time(5), 0);
+  EXPECT_GE(sim::stats().launches - launches, 5u);
+  EXPECT_EQ(program->output("y").at<float>()[3], 8);
+}
+
 TEST(CudaDevice, RefusesACardThatIsNotThere) {
   try {
     cuda(7);
