@@ -3,6 +3,7 @@
 // device promises about its memory.
 #include "fixtures.h"
 
+#include "ops/elementwise.h"
 #include "run/generate.h"
 #include "schedules.h"
 #include "tiny_model.h"
