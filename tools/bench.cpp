@@ -251,7 +251,8 @@ int bench_model(const Options& options) {
     check(shape != shapes.end(), "bench: no shape '", options.shape, "'; there are 1b, 0.5b, 15m, 260k");
     for (const std::string& name : options.types) {
       DType type;
-      check(parse_dtype(name, type) && format(type).from_float, "bench: no weight format '", name, "'; there are f32, f16, bf16, q8_0, q4_0, f8_e4m3");
+      check(parse_dtype(name, type) && format(type).from_float, "bench: no weight format '", name,
+            "'; there are f32, f16, bf16, q8_0, q4_0, f8_e4m3");
       add(RandomWeights(shape->second, type).make(), type);
     }
   }
