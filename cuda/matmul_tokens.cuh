@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Tokens of Matmul in the form that tensor cores and integer dots want, written to scratch before the product: int8 in blocks of 32 for
-// quantised weights; bf16 for bf16; for f16 the sum of two f16, for x must not lose bits there: 22 of them are left. A token is scaled
-// by a power of two first, for f16 has no room for what f32 may hold; its largest number lands between 2^14 and 2^15, and of small ones
-// what is left is 2^-39 of the largest.
+// Q8_0 and Q4_0; bf16 for bf16 and F8_E4M3; for f16 the sum of two f16, for x must not lose bits there: 22 of them are left. A token is
+// scaled by a power of two first, for f16 has no room for what f32 may hold; its largest number lands between 2^14 and 2^15, and of small
+// ones what is left is 2^-39 of the largest.
 #pragma once
 #include "cuda/matmul.cuh"
 

@@ -80,7 +80,7 @@ def write_hf(folder, config=None, tensors=None):
 
 
 def write_hf_float8(folder, config, tensors):
-    """As write_hf; tensors: name -> float32, or uint8 which goes as float8_e4m3fn. NumPy knows no such type, so the file is made by hand."""
+    """As write_hf; tensors: name -> float32, or uint8 that goes as float8_e4m3fn. NumPy has no such type: made by hand."""
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     header, data = {}, b""

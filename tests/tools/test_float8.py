@@ -20,7 +20,7 @@ def matrices():
 
 
 def checkpoint(scale_shape, end):
-    """Tensors of a file, and name -> (bytes, scale of each weight). scale_shape(rows, columns) -> (shape stored, rows and columns of a scale)"""
+    """Tensors of a file, and name -> (bytes, scale of each weight). scale_shape(rows, columns) -> shape stored, rows, columns of a scale"""
     random = np.random.default_rng(7)
     tensors = {name: x for name, x in hf_tensors().items() if x.ndim == 1 or "embed" in name}
     truth = {}

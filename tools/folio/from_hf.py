@@ -121,7 +121,7 @@ def _float8(source, config, family, tensors):
     if not any(stored.format == "e4m3" for stored in tensors.values()):
         return tensors, []
     if family == "gpt2":
-        raise ConvertError(f"'{source}' is a GPT-2 with float8 tensors, which are only read from architectures whose matrices are not transposed")
+        raise ConvertError(f"'{source}' is a GPT-2 with float8 tensors, whose transposed matrices cannot be read")
     kept = {name: stored for name, stored in tensors.items() if not re.search(float8.OF_ACTIVATIONS, name)}
     notes = ["scales of activations are left out: activations stay floats"] if len(kept) < len(tensors) else []
     return float8.join(source, kept, tuple(block)), notes

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Matmul of weights in f32, f16, bf16 and F8_E4M3. For few tokens lanes run along K and rows come straight from the file: the sum of an output
-// is one register, to which K's steps are added in order, and whose lanes are added at the end, in ascending order. For many tokens
-// rows are widened and turned into panels (matmul_panel_inner.h), with the same sums.
+// Matmul of weights in f32, f16, bf16 and F8_E4M3. For few tokens lanes run along K and rows come straight from the file: the sum of an
+// output is one register, to which K's steps are added in order, and whose lanes are added at the end, in ascending order. For many
+// tokens rows are widened and turned into panels (matmul_panel_inner.h), with the same sums.
 //
 //   f32, f16, bf16      in f32, activations as they are
 //   F8_E4M3             the same with d·q in f32, rounded as the reference rounds it
@@ -247,7 +247,8 @@ struct FloatPanel {
           for (int r = 0; r < Vec::lanes; ++r) a[r] = first + r < rows ? units_of(part[r], i, k - at) : zero();
           transpose(a);
           uint8_t* unit = to + (at + i) / P::step * panel_unit + first * 4;
-          for (int64_t l = 0; l < lanes_of(units(k)); ++l, unit += panel_lane_bytes<FloatPanel>(k)) store(reinterpret_cast<float*>(unit), a[l]);
+          for (int64_t l = 0; l < lanes_of(units(k)); ++l, unit += panel_lane_bytes<FloatPanel>(k))
+            store(reinterpret_cast<float*>(unit), a[l]);
         }
       }
   }
