@@ -53,7 +53,6 @@ CASES = {
              | rope("default", partial_rotary_factor=0.5), 40, "float32"),
     "gpt2": ("GPT2", dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0), 44,
              "float32"),
-    # transformers norms all groups of Mamba-2 as one, flash-linear-attention (make_recurrent_golden.py) each alone
     "mamba2": ("Mamba2", dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_heads=4, head_dim=16, state_size=24, n_groups=2, expand=2,
                               conv_kernel=4, chunk_size=32), 140, "float32"),
 }

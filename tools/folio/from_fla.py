@@ -331,7 +331,7 @@ def _mamba(f, at, levels=0):
     turn = lambda w: np.concatenate([w[cc:cc + G * N], w[b:b + G * N], w[x:x + I]])
     profile = {"kind": "log_linear" if levels else "linear", "heads": H, "groups": G, "key_size": N, "value_size": P, "scale": 1.0, "conv": taps,
                "act": "silu", "decay": "head", "step": 1, "skip": 1, "gate": "before", "norm": "group", "norm_eps": float(c.get("norm_eps"))}
-    if G > 1 and f.flag("grouped_norm"):
+    if G > 1:
         profile["norm_groups"] = G
     if low > 0:
         profile["step_low"] = float(low)
@@ -382,7 +382,7 @@ COMMON = {"hidden_act": "swish", "norm_eps": 1e-6, "max_position_embeddings": 20
 DELTA = COMMON | {"use_short_conv": True, "allow_neg_eigval": False, "num_heads": 6, "head_dim": 256, "expand_v": 2.0, "use_gate": True}
 MAMBA_DEFAULTS = COMMON | {"head_dim": 64, "state_size": 128, "expand": 2, "conv_kernel": 4, "n_groups": 1, "norm_eps": 1e-5,
                            "num_hidden_layers": 48, "use_conv_bias": True, "norm_before_gate": False, "rmsnorm": True, "use_bias": False,
-                           "grouped_norm": True, "max_position_embeddings": 8192}
+                           "max_position_embeddings": 8192}
 
 # model_type: (function, names, defaults)
 FAMILIES = {
@@ -413,8 +413,8 @@ def model(config, family):
     """The Recurrent of a config.json; `config` has the defaults of FAMILIES."""
     make, names, _ = FAMILIES[family]
     config.refuse("attnres_block_size", None)
-    if "layer_norm_epsilon" in config.values:   # transformers' Mamba-2 has other names, and one norm over all groups
-        config.values |= {"norm_eps": config.get("layer_norm_epsilon"), "grouped_norm": False}
+    if "layer_norm_epsilon" in config.values:   # what transformers' Mamba-2 calls it
+        config.values |= {"norm_eps": config.get("layer_norm_epsilon")}
     f = Family(config)
     layers, attn = config.need("num_hidden_layers"), config.get("attn") or {}
     if not isinstance(attn, dict) or (attn and not isinstance(attn.get("layers"), list)):
