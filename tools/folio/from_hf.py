@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from . import ConvertError, float8, safetensors_file, vocabulary_hf
+from . import ConvertError, float8, from_fla, safetensors_file, vocabulary_hf
 from .assemble import Model
 from .decoder import ACTIVATIONS, Decoder
 
@@ -98,10 +98,13 @@ def load(folder):
 def of_tensors(source, path, tensors):
     """A Model of these tensors, described by the config.json at path."""
     values = read_json(path)
+    if values.get("model_type") in from_fla.FAMILIES:
+        return _recurrent(source, path, values, tensors)
     names = values.get("architectures") or []
     name = names[0] if names else next((n for n, a in ARCHITECTURES.items() if a[0] == values.get("model_type")), "none")
     if name not in ARCHITECTURES:
-        raise ConvertError(f"'{path}' has the architecture '{name}'; known are {', '.join(sorted(ARCHITECTURES))}")
+        raise ConvertError(f"'{path}' has the architecture '{name}'; known are {', '.join(sorted(ARCHITECTURES))} "
+                           f"and the model types {', '.join(sorted(from_fla.FAMILIES))}")
     family, table, defaults = ARCHITECTURES[name]
     try:
         return _model(source, Config(path, values, defaults), family, table, tensors)
@@ -125,6 +128,16 @@ def _float8(source, config, family, tensors):
     kept = {name: stored for name, stored in tensors.items() if not re.search(float8.OF_ACTIVATIONS, name)}
     notes = ["scales of activations are left out: activations stay floats"] if len(kept) < len(tensors) else []
     return float8.join(source, kept, tuple(block)), notes
+
+
+def _recurrent(source, path, values, tensors):
+    family = values["model_type"]
+    try:
+        decoder = from_fla.model(Config(path, values, from_fla.FAMILIES[family][2]), family)
+        ignored = r"inv_freq$" if decoder.own_head else r"inv_freq$|^lm_head\.weight$"
+        return Model(source, decoder, tensors=tensors, ignored=ignored)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, KeyError) as error:
+        raise ConvertError(f"'{path}' is damaged: {error}") from None
 
 
 def _model(source, config, family, table, tensors):
