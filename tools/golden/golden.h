@@ -91,10 +91,12 @@ Tensor rows_of(Memory& memory, const Rows& rows, const Text& text, const Step& s
 
 // Runs an op by itself and reads its output `o` of [T, H, V] f32 back.
 template <class Op> std::vector<double> run(Memory& memory, Op op) {
-  op.shape();
-  op.o = memory.zeros(F32, op.o.shape);
-  op.reference({});   // until the op has kernels: the graph and the device come then
-  return memory.read(op.o);
+  auto graph = std::make_unique<Graph>();
+  graph->output("o", graph->record(op).o);
+  const std::unique_ptr<Program> program = memory.device().compile(std::move(graph));
+  program->run();
+  const Tensor o = program->output("o");
+  return {o.at<float>(), o.at<float>() + o.count()};
 }
 
 // Puts a step's results where they belong: all is [B, H, T, V] as the files have it.
