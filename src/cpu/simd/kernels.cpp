@@ -6,6 +6,7 @@
 #include "cpu/simd/vec.h"
 // the vectors first
 #include "cpu/simd/attend_inner.h"
+#include "cpu/simd/log_linear_inner.h"
 #include "cpu/simd/matmul_inner.h"
 
 #define FOLIO_TEXT(x) #x
@@ -16,6 +17,6 @@
 namespace folio {
 
 extern const Simd FOLIO_SYMBOL(simd_, SIMD_NAME);
-const Simd FOLIO_SYMBOL(simd_, SIMD_NAME) = {FOLIO_NAME(SIMD_NAME), matmul_inner, attend_inner};
+const Simd FOLIO_SYMBOL(simd_, SIMD_NAME) = {FOLIO_NAME(SIMD_NAME), matmul_inner, attend_inner, log_linear_inner};
 
 }  // namespace folio

@@ -2,6 +2,7 @@
 // struct Simd alone, without library headers: what simd/kernels.cpp may include (see tests/no_weak_symbols.sh).
 #pragma once
 #include "cpu/simd/attend.h"
+#include "cpu/simd/log_linear.h"
 #include "cpu/simd/matmul.h"
 
 namespace folio {
@@ -10,6 +11,7 @@ struct Simd {
   const char* name;      // "plain", "avx2", "avx512", "avx512_bf16", "neon"
   MatmulInner matmul;
   AttendInner attend;
+  LogLinearInner log_linear;
 };
 
 }  // namespace folio
