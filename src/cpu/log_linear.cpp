@@ -36,7 +36,7 @@ struct Layout {
   explicit Layout(const LogLinear& op) : K(op.q.dim(2)), V(op.v.dim(2)), joined(op.beta.present() ? P + K : 0) {
     int64_t at = 0;
     auto take = [&](int64_t floats) { return std::exchange(at, at + up(floats, 16)); };
-    keys = take(P * K), u = take(P * V), b = take(P), rate = take(P), x = take(P * joined), p = take(P * P), y = take(P * joined);
+    keys = take(P * K), u = take(P * V), b = take(2 * P), rate = take(P), x = take(P * joined), p = take(P * P), y = take(P * joined);
     read = take(P * K), weighed = take(P * K), sum = take(K * V), moved = take(P * V), kept = take(kept_matrices(op) * K * V);
     total = at;
   }
@@ -64,6 +64,16 @@ class Unit {
   bool leads() const { return from_ == 0; }
   void begin(int64_t page, const int32_t* slabs);
   void gather(const Piece& piece);
+  // b of the next row, as the float nearest to it and one for the rest.
+  void add_decay(int64_t row, float g) {
+    b_ = row > 0 ? b_ + g : g;
+    own(at_.b)[row] = float(b_);
+    own(at_.b)[P + row] = float(b_ - float(b_));
+  }
+  float decay_to_end(int64_t row) const {
+    const float* b = own(at_.b);
+    return std::exp((b[P - 1] - b[row]) + (b[2 * P - 1] - b[P + row]));
+  }
   void new_row(int64_t t, int64_t row);
   void solve(const Piece& piece);
   void outputs(const Piece& piece);
@@ -84,6 +94,7 @@ class Unit {
   const bool delta_;
   int64_t h_ = 0, group_ = 0, from_ = 0, columns_ = 0, rows_ = 0;   // rows_: the page at hand in the pools of rows
   double c_ = 0;                  // up to the page at hand
+  double b_ = 0;                  // within it, up to the last row gathered
   uint64_t kept_ = 0;             // places of scratch that are taken
   Bucket bucket_[most_buckets];   // [m] is there if bit m of the page's number is set
 };
@@ -125,7 +136,7 @@ void Unit::gather(const Piece& piece) {
   for (int64_t row = 0; row < piece.from; ++row) {
     std::copy_n(pool_row(op_.rows_k, row, group_), K, own(at_.keys) + row * K);
     std::copy_n(pool_row(op_.rows_u, row, h_) + from_, columns_, own(at_.u) + row * columns_);
-    own(at_.b)[row] = *pool_row(op_.rows_b, row, h_);
+    add_decay(row, *pool_row(op_.rows_g, row, h_));
     if (!delta_) continue;
     std::copy_n(pool_row(op_.rows_x, row, h_), P, own(at_.x) + row * at_.joined);
     std::copy_n(pool_row(op_.rows_w, row, h_), K, own(at_.x) + row * at_.joined + P);
@@ -137,15 +148,15 @@ void Unit::new_row(int64_t t, int64_t row) {
   const int64_t K = at_.K;
   const float *key = op_.k.row<float>(t * op_.k.dim(1) + group_), *value = op_.v.row<float>(t * op_.heads() + h_) + from_;
   const float rate = delta_ ? op_.beta.row<float>(t)[h_] : 1;
-  const float b = op_.g.row<float>(t)[h_] + (row > 0 ? own(at_.b)[row - 1] : 0);
+  const float decay = op_.g.row<float>(t)[h_];
   float* u = own(at_.u) + row * columns_;
   std::copy_n(key, K, own(at_.keys) + row * K);
   for (int64_t e = 0; e < columns_; ++e) u[e] = rate * value[e];
   std::copy_n(u, columns_, pool_row(op_.rows_u, row, h_) + from_);
-  own(at_.b)[row] = b;
+  add_decay(row, decay);
   own(at_.rate)[row] = rate;
   if (!leads()) return;
-  *pool_row(op_.rows_b, row, h_) = b;
+  *pool_row(op_.rows_g, row, h_) = decay;
   if (h_ % (op_.heads() / op_.k.dim(1)) == 0) std::copy_n(key, K, pool_row(op_.rows_k, row, group_));
 }
 
@@ -210,9 +221,8 @@ void Unit::fold(int64_t page, int64_t id) { delta_ ? fold_slab(page, id) : fold_
 
 // to (+)= Σ_s (k_s e^(b_63 − b_s))ᵀ moved_s
 void Unit::onto(const Bucket& to, bool add) {
-  const float* b = own(at_.b);
   for (int64_t s = 0; s < P; ++s) {
-    const float decay = std::exp(b[P - 1] - b[s]);
+    const float decay = decay_to_end(s);
     for (int64_t e = 0; e < columns_; ++e) own(at_.moved)[s * columns_ + e] *= decay;
   }
   product(own(at_.keys), 1, at_.K, own(at_.moved), columns_, to.S, to.stride, at_.K, P, columns_, 1, add);
@@ -220,7 +230,7 @@ void Unit::onto(const Bucket& to, bool add) {
 
 void Unit::fold_chain(int64_t page, int64_t id) {
   const int j = std::countr_one(uint64_t(page));   // buckets 0 … j−1 are there and are swallowed
-  double c = c_ + own(at_.b)[P - 1];
+  double c = c_ + b_;
   const float high = float(c), low = float(c - high);
   c = double(high) + low;
   const float* from[most_buckets];

@@ -48,7 +48,7 @@ struct LogLinear {
   Tensor seq, pos;       // [T] i32
   Tensor rows_k;         // [N, 64, G, K] f32   pools
   Tensor rows_u;         // [N, 64, H, V] f32
-  Tensor rows_b;         // [N, 64, H, 1] f32
+  Tensor rows_g;         // [N, 64, H, 1] f32   g
   Tensor rows_w;         // [N, 64, H, K] f32   with beta, else absent
   Tensor rows_x;         // [N, 64, H, 64] f32  with beta, else absent: the rows of X
   Tensor S;              // [M, H, K, V] f32    the bucket that ends with the page; with beta [M, H, C·K, V]: buckets 0 … C−1 after it
@@ -57,7 +57,7 @@ struct LogLinear {
 
   void visit(auto& a) {
     a.in("q", q); a.in("k", k); a.in("v", v); a.in("g", g); a.in("beta", beta); a.in("lambda", lambda); a.in("page", page);
-    a.in("slab", slab); a.in("seq", seq); a.in("pos", pos); a.inout("rows_k", rows_k); a.inout("rows_u", rows_u); a.inout("rows_b", rows_b);
+    a.in("slab", slab); a.in("seq", seq); a.in("pos", pos); a.inout("rows_k", rows_k); a.inout("rows_u", rows_u); a.inout("rows_g", rows_g);
     a.inout("rows_w", rows_w); a.inout("rows_x", rows_x); a.inout("S", S); a.inout("c", c); a.out("o", o);
   }
 
@@ -85,8 +85,8 @@ struct LogLinear {
     auto rows = [&](const Tensor& pool, int64_t heads, int64_t width) {
       return pool.type == F32 && pool.shape == Shape({N, page_tokens, heads, width});
     };
-    check(rows(rows_k, G, K) && rows(rows_u, H, V) && rows(rows_b, H, 1), "log_linear: rows of k are ", rows_k.shape.text(), ", of u ",
-          rows_u.shape.text(), ", of b ", rows_b.shape.text());
+    check(rows(rows_k, G, K) && rows(rows_u, H, V) && rows(rows_g, H, 1), "log_linear: rows of k are ", rows_k.shape.text(), ", of u ",
+          rows_u.shape.text(), ", of g ", rows_g.shape.text());
     check(rows_w.present() == beta.present() && rows_x.present() == beta.present() && c.present() != beta.present(),
           "log_linear: rows of w and x go with beta, c goes without");
     check(!beta.present() || (rows(rows_w, H, K) && rows(rows_x, H, page_tokens)), "log_linear: rows of w are ", rows_w.shape.text(),
@@ -122,6 +122,12 @@ struct LogLinear {
   static float* pool_row(const Tensor& pool, int64_t id, int64_t row, int64_t head) {
     return pool.row<float>((id * page_tokens + row) * pool.dim(2) + head);
   }
+  // b of a row.
+  double decay_until(int64_t id, int64_t row, int64_t h) const {
+    double b = 0;
+    for (int64_t i = 0; i <= row; ++i) b += *pool_row(rows_g, id, i, h);
+    return b;
+  }
   void one_run(const Run& run, int64_t h) const {
     const int32_t *rows = page.row<int32_t>(run.seq), *slabs = slab.row<int32_t>(run.seq);
     Levels levels{std::vector<Matrix>(size_t(fine + std::bit_width(uint64_t(page.dim(1))) + 1))};
@@ -135,7 +141,7 @@ struct LogLinear {
       if (!piece.fills()) continue;
       carry(levels, (piece.page + 1) * page_tokens);
       for (size_t m = size_t(buckets()); beta.present() && fine + m < levels.S.size(); ++m) levels.S[fine + m].clear();
-      levels.c = pair(levels.c + double(*pool_row(rows_b, rows[piece.page], page_tokens - 1, h)))[2];
+      levels.c = pair(levels.c + decay_until(rows[piece.page], page_tokens - 1, h))[2];
       if (slabs[piece.page] >= 0) write_slab(levels, piece.page, slabs[piece.page], h);
     }
   }
@@ -153,18 +159,18 @@ struct LogLinear {
   }
   // What is there before the run: the buckets of the pages before, and the levels of the rows before.
   void remember(Levels& levels, const Piece& piece, int64_t rows, const int32_t* slabs, int64_t h) const {
-    auto decay_to = [&](int64_t id) { return double(c.row<float>(id * heads() + h)[0]) + c.row<float>(id * heads() + h)[1]; };
-    if (piece.page > 0 && c.present()) levels.c = decay_to(slabs[piece.page - 1]);
+    auto decay_of = [&](int64_t id) { return double(c.row<float>(id * heads() + h)[0]) + c.row<float>(id * heads() + h)[1]; };
+    if (piece.page > 0 && c.present()) levels.c = decay_of(slabs[piece.page - 1]);
     for (int64_t full = piece.page; full > 0; full &= full - 1) {
       const int m = std::countr_zero(uint64_t(full));
       if (m >= buckets()) continue;
       const int64_t id = slabs[beta.present() ? piece.page - 1 : full - 1];
-      levels.S[size_t(fine + m)] = beta.present() ? read_matrix(id, h, m * q.dim(2), 1) : read_matrix(id, h, 0, std::exp(levels.c - decay_to(id)));
+      levels.S[size_t(fine + m)] = beta.present() ? read_matrix(id, h, m * q.dim(2), 1) : read_matrix(id, h, 0, std::exp(levels.c - decay_of(id)));
     }
     if (piece.from == 0) return;
     // After rows 0 … r: a level has Σ_j (k_j e^(b_r − b_j))ᵀ Σ_s x_js u_s of its rows s, an older matrix e^b_r S − Σ_j (k_j e^(b_r − b_j))ᵀ w_j S.
     const int64_t K = q.dim(2), V = v.dim(2), last = piece.from - 1;
-    const double b = *pool_row(rows_b, rows, last, h);
+    const double b = decay_until(rows, last, h);
     for (size_t l = fine; l < levels.S.size(); ++l) {
       const Matrix old = levels.S[l];
       for (double& x : levels.S[l]) x *= std::exp(b);
@@ -185,7 +191,7 @@ struct LogLinear {
     }
   }
   void add_outer(Matrix& m, int64_t rows, int64_t j, int64_t h, double b, int64_t e, double u) const {
-    const double decay = std::exp(b - *pool_row(rows_b, rows, j, h));
+    const double decay = std::exp(b - decay_until(rows, j, h));
     for (int64_t i = 0; u != 0 && i < q.dim(2); ++i) m[size_t(i * v.dim(2) + e)] += decay * pool_row(rows_k, rows, j, group(h))[i] * u;
   }
   // What comes before token t.
@@ -227,13 +233,14 @@ struct LogLinear {
   void write_rows(int64_t t, int64_t id, int64_t row, int64_t h) const {
     const int64_t K = q.dim(2), V = v.dim(2);
     const float *key = k.row<float>(t * k.dim(1) + group(h)), *value = v.row<float>(t * heads() + h);
-    const float b = g.row<float>(t)[h] + (row > 0 ? *pool_row(rows_b, id, row - 1, h) : 0), rate = beta.present() ? beta.row<float>(t)[h] : 1;
+    const float rate = beta.present() ? beta.row<float>(t)[h] : 1;
     if (h % (heads() / k.dim(1)) == 0) std::copy(key, key + K, pool_row(rows_k, id, row, group(h)));
-    *pool_row(rows_b, id, row, h) = b;
+    *pool_row(rows_g, id, row, h) = g.row<float>(t)[h];
     for (int64_t e = 0; e < V; ++e) pool_row(rows_u, id, row, h)[e] = rate * value[e];
     if (!beta.present()) return;
     std::vector<double> w(static_cast<size_t>(K)), x(page_tokens);   // (I + L) rows = right-hand sides, from the first row on
-    for (int64_t i = 0; i < K; ++i) w[size_t(i)] = rate * std::exp(double(b)) * key[i];
+    const double b = decay_until(id, row, h);
+    for (int64_t i = 0; i < K; ++i) w[size_t(i)] = rate * std::exp(b) * key[i];
     x[size_t(row)] = 1;
     for (int64_t j = 0; j < row; ++j) {
       // Rows of this step are in k, not yet in the pool if another head writes them.
@@ -241,7 +248,7 @@ struct LogLinear {
                                                                                                 : pool_row(rows_k, id, j, group(h));
       double dot = 0;
       for (int64_t i = 0; i < K; ++i) dot += double(key[i]) * before[i];
-      dot *= rate * std::exp(double(b) - *pool_row(rows_b, id, j, h));
+      dot *= rate * std::exp(b - decay_until(id, j, h));
       for (int64_t i = 0; i < K; ++i) w[size_t(i)] -= dot * pool_row(rows_w, id, j, h)[i];
       for (int64_t i = 0; i <= j; ++i) x[size_t(i)] -= dot * pool_row(rows_x, id, j, h)[i];
     }

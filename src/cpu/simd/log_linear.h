@@ -22,7 +22,7 @@ struct LogLinearProduct {
 struct LogLinearInner {
   void (*product)(const LogLinearProduct&);
   // p[r·64 + s] = e^(b[first + r] − b[s]) · rate[r] · q[r]·k[s] for s < first + r + self, 0 for the other s < keys. q and k have
-  // `width` columns; rate may be null: 1.
+  // `width` columns; b[s] is b[s] + b[64 + s], so that differences of large ones keep their digits; rate may be null: 1.
   void (*scores)(const float* q, int64_t q_row, const float* k, const float* b, const float* rate, float* p, int first, int rows, int keys,
                  int width, bool self);
   // to = Σ_i factor[i] · from[i], rows of `columns` floats; `to` may be one of them.

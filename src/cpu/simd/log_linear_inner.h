@@ -82,10 +82,10 @@ void log_linear_scores(const float* q, int64_t q_row, const float* k, const floa
     for (; s + 4 <= seen; s += 4) log_linear_dots<4>(q + r * q_row, k + s * width, width, p + s);
     for (; s < seen; ++s) log_linear_dots<1>(q + r * q_row, k + s * width, width, p + s);
     for (; s < keys; ++s) p[s] = 0;
-    const Vec now = splat(b[t]), by = splat(rate ? rate[r] : 1);
+    const Vec now = splat(b[t]), rest = splat(b[64 + t]), by = splat(rate ? rate[r] : 1);
     for (s = 0; s < seen; s += lanes) {
       const int n = seen - s < lanes ? seen - s : lanes;
-      const Vec decay = exp(min(now - load_n(b + s, n), zero()));
+      const Vec decay = exp(min((now - load_n(b + s, n)) + (rest - load_n(b + 64 + s, n)), zero()));
       store_n(p + s, load_n(p + s, n) * (by * decay), n);
     }
   }
