@@ -7,6 +7,7 @@
 // the vectors first
 #include "cpu/simd/attend_inner.h"
 #include "cpu/simd/linear_inner.h"
+#include "cpu/simd/log_linear_inner.h"
 #include "cpu/simd/matmul_inner.h"
 
 #define FOLIO_TEXT(x) #x
@@ -17,6 +18,6 @@
 namespace folio {
 
 extern const Simd FOLIO_SYMBOL(simd_, SIMD_NAME);
-const Simd FOLIO_SYMBOL(simd_, SIMD_NAME) = {FOLIO_NAME(SIMD_NAME), matmul_inner, attend_inner, linear_inner};
+const Simd FOLIO_SYMBOL(simd_, SIMD_NAME) = {FOLIO_NAME(SIMD_NAME), matmul_inner, attend_inner, linear_inner, log_linear_inner};
 
 }  // namespace folio

@@ -3,6 +3,7 @@
 #pragma once
 #include "cpu/simd/attend.h"
 #include "cpu/simd/linear.h"
+#include "cpu/simd/log_linear.h"
 #include "cpu/simd/matmul.h"
 
 namespace folio {
@@ -12,6 +13,7 @@ struct Simd {
   MatmulInner matmul;
   AttendInner attend;
   LinearInner linear;
+  LogLinearInner log_linear;
 };
 
 }  // namespace folio
