@@ -20,7 +20,7 @@ struct CudaQueue {
   int processors;          // multiprocessors of the card
 };
 
-#define OPS_WITH_CUDA_SCRATCH(OP) OP(Matmul) OP(Attend)
+#define OPS_WITH_CUDA_SCRATCH(OP) OP(Matmul) OP(Attend) OP(Mesa)
 
 #define FOLIO_DECLARE(OP) void run(const OP&, const CudaQueue&);
 ALL_OPS(FOLIO_DECLARE)

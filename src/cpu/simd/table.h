@@ -3,6 +3,7 @@
 #pragma once
 #include "cpu/simd/attend.h"
 #include "cpu/simd/matmul.h"
+#include "cpu/simd/mesa.h"
 
 namespace folio {
 
@@ -10,6 +11,7 @@ struct Simd {
   const char* name;      // "plain", "avx2", "avx512", "avx512_bf16", "neon"
   MatmulInner matmul;
   AttendInner attend;
+  MesaInner mesa;
 };
 
 }  // namespace folio
