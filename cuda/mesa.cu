@@ -28,7 +28,7 @@ template <class T> struct View {
 template <class T> View<T> view(const Tensor& t) { return {t.at<T>(), {t.stride[0], t.stride[1], t.stride[2]}}; }
 
 struct Args {
-  View<float> q, k, v, g, beta, lambda, rows_k, rows_v, rows_b, rows_beta, Hkk, Hkv, o;
+  View<float> q, k, v, g, beta, lambda, rows_k, rows_v, rows_g, rows_beta, Hkk, Hkv, o;
   View<int32_t> page, slab, iterations;
   const int32_t *seq, *pos;
   float* states;                        // [borders][heads]: [K][K], then [K][V]
@@ -53,9 +53,9 @@ FOLIO_DEVICE int borders_before(const Args& a, int t) {
 }
 
 struct StateArrays {
-  float *key, *b, *beta, *weight;   // [64][K + 1], [64] each
+  float *key, *g, *beta, *weight;   // [64][K + 1], [64] each
   __host__ __device__ StateArrays(Smem& smem, int keys)
-      : key(smem.take<float>(int64_t(page_rows) * (keys + 1))), b(smem.take<float>(page_rows)), beta(smem.take<float>(page_rows)),
+      : key(smem.take<float>(int64_t(page_rows) * (keys + 1))), g(smem.take<float>(page_rows)), beta(smem.take<float>(page_rows)),
         weight(smem.take<float>(page_rows)) {}
 };
 
@@ -65,7 +65,7 @@ struct Part {
   int64_t id;
 };
 
-// The page's keys, b and β, as they are after the step; and, if `write`, the step's rows of the head to their pools.
+// The page's keys, g and β, as they are after the step; and, if `write`, the step's rows of the head to their pools.
 FOLIO_DEVICE void take_page(const Args& a, const Part& part, int h, bool write, const StateArrays& at) {
   for (int i = int(threadIdx.x); i < part.to * a.keys; i += threads) {
     const int row = i / a.keys, c = i % a.keys;
@@ -81,17 +81,20 @@ FOLIO_DEVICE void take_page(const Args& a, const Part& part, int h, bool write, 
   for (int row = int(threadIdx.x); row < part.to; row += threads) {
     const int t = part.first + row - part.from;
     const bool old = row < part.from;
-    at.b[row] = old ? *a.rows_b.at(part.id, row, h) : a.g.at(t)[h];
+    at.g[row] = old ? *a.rows_g.at(part.id, row, h) : a.g.at(t)[h];
     at.beta[row] = old ? *a.rows_beta.at(part.id, row, h) : a.beta.at(t)[h];
-  }
-  block_sync();
-  if (threadIdx.x == 0)
-    for (int row = max(part.from, 1); row < part.to; ++row) at.b[row] += at.b[row - 1];
-  block_sync();
-  for (int row = part.from + int(threadIdx.x); write && row < part.to; row += threads) {
-    *a.rows_b.at(part.id, row, h) = at.b[row];
+    if (!write || old) continue;
+    *a.rows_g.at(part.id, row, h) = at.g[row];
     *a.rows_beta.at(part.id, row, h) = at.beta[row];
   }
+  block_sync();
+}
+
+// Σ of the g behind row s up to row t; s = −1: from the page's first row on. Added in that order.
+FOLIO_DEVICE float between(const float* g, int s, int t) {
+  float sum = 0;
+  for (int row = s + 1; row <= t; ++row) sum += g[row];
+  return sum;
 }
 
 // Where a state stands; null: nowhere.
@@ -112,8 +115,8 @@ FOLIO_DEVICE void fold(const Args& a, const Part& part, int h, int top, const St
                        const State& slab) {
   constexpr int own = 8;
   const int last = page_rows - 1, pitch = a.keys + 1, columns = a.keys + a.values;
-  const float decay = expf(at.b[last]);
-  for (int s = int(threadIdx.x); s < page_rows; s += threads) at.weight[s] = expf(at.b[last] - at.b[s]) * at.beta[s];
+  const float decay = expf(between(at.g, -1, last));
+  for (int s = int(threadIdx.x); s < page_rows; s += threads) at.weight[s] = expf(between(at.g, s, last)) * at.beta[s];
   block_sync();
   for (int item = int(threadIdx.x); item < columns * (slice / own); item += threads) {
     const int j = item % columns, e = j - a.keys, i0 = top + item / columns * own;
@@ -170,14 +173,14 @@ template <int R> struct SolveArrays {
   float *p, *w;                  // [K][pitch], [64][pitch]
   float *x, *r, *y;              // [R][K + 1]
   float *key, *part;             // [64][K + 1], [4][R][64]
-  float *M, *b, *beta, *lambda;  // [R][64], [64], [64], [K]
+  float *M, *g, *beta, *lambda;  // [R][64], [64], [64], [K]
   float *decay, *delta, *end;    // [R]
   int *open, *rounds;            // [R]
   __host__ __device__ SolveArrays(Smem& smem, int keys)
       : p(smem.take<float>(int64_t(keys) * pitch)), w(smem.take<float>(page_rows * pitch)), x(smem.take<float>(R * (int64_t(keys) + 1))),
         r(smem.take<float>(R * (int64_t(keys) + 1))), y(smem.take<float>(R * (int64_t(keys) + 1))),
         key(smem.take<float>(page_rows * (int64_t(keys) + 1))), part(smem.take<float>(4 * R * 64)), M(smem.take<float>(R * page_rows)),
-        b(smem.take<float>(page_rows)), beta(smem.take<float>(page_rows)), lambda(smem.take<float>(keys)), decay(smem.take<float>(R)),
+        g(smem.take<float>(page_rows)), beta(smem.take<float>(page_rows)), lambda(smem.take<float>(keys)), decay(smem.take<float>(R)),
         delta(smem.take<float>(R)), end(smem.take<float>(R)), open(smem.take<int>(R)), rounds(smem.take<int>(R)) {}
 };
 
@@ -229,16 +232,16 @@ template <int R> FOLIO_DEVICE void load_tile(const Args& a, const Tile& tile, in
     at.key[row * (a.keys + 1) + c] = a.rows_k.at(tile.id, row, h)[c];
   }
   for (int row = int(threadIdx.x); row < depth; row += threads) {
-    at.b[row] = *a.rows_b.at(tile.id, row, h);
+    at.g[row] = *a.rows_g.at(tile.id, row, h);
     at.beta[row] = *a.rows_beta.at(tile.id, row, h);
   }
   for (int c = int(threadIdx.x); c < a.keys; c += threads) at.lambda[c] = a.lambda.at(h)[c];
   block_sync();
   for (int i = int(threadIdx.x); i < R * page_rows; i += threads) {
     const int r = i / page_rows, s = i % page_rows, row = tile.row + r;
-    at.M[i] = r < tile.count && s <= row ? expf(at.b[row] - at.b[s]) * at.beta[s] : 0;
+    at.M[i] = r < tile.count && s <= row ? expf(between(at.g, s, row)) * at.beta[s] : 0;
   }
-  for (int r = int(threadIdx.x); r < R; r += threads) at.decay[r] = r < tile.count ? expf(at.b[tile.row + r]) : 0;
+  for (int r = int(threadIdx.x); r < R; r += threads) at.decay[r] = r < tile.count ? expf(between(at.g, -1, tile.row + r)) : 0;
   block_sync();
 }
 
@@ -421,7 +424,7 @@ void run(const Mesa& op, const CudaQueue& queue) {
   if (op.q.dim(0) == 0 || op.heads() == 0) return;
   const Args args{.q = view<float>(op.q), .k = view<float>(op.k), .v = view<float>(op.v), .g = view<float>(op.g),
                   .beta = view<float>(op.beta), .lambda = view<float>(op.lambda), .rows_k = view<float>(op.rows_k),
-                  .rows_v = view<float>(op.rows_v), .rows_b = view<float>(op.rows_b), .rows_beta = view<float>(op.rows_beta),
+                  .rows_v = view<float>(op.rows_v), .rows_g = view<float>(op.rows_g), .rows_beta = view<float>(op.rows_beta),
                   .Hkk = view<float>(op.Hkk), .Hkv = view<float>(op.Hkv), .o = view<float>(op.o), .page = view<int32_t>(op.page),
                   .slab = view<int32_t>(op.slab), .iterations = view<int32_t>(op.iterations), .seq = op.seq.at<int32_t>(),
                   .pos = op.pos.at<int32_t>(), .states = reinterpret_cast<float*>(queue.scratch), .tolerance = op.tolerance,

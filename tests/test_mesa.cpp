@@ -47,7 +47,7 @@ class World {
       return t;
     };
     op.rows_k = pool({2 * pages, page_tokens, H, K}), op.rows_v = pool({2 * pages, page_tokens, H, V});
-    op.rows_b = pool({2 * pages, page_tokens, H, 1}), op.rows_beta = pool({2 * pages, page_tokens, H, 1});
+    op.rows_g = pool({2 * pages, page_tokens, H, 1}), op.rows_beta = pool({2 * pages, page_tokens, H, 1});
     op.Hkk = pool({2 * pages, H, K, K}), op.Hkv = pool({2 * pages, H, K, V});
     op.lambda = Inputs().uniform(0.25, 1, {H, K});
     op.lambda = in_.store().copy(op.lambda);

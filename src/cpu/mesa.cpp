@@ -25,16 +25,16 @@ void append(const Mesa& op, const Run& run, int64_t h) {
     const int64_t t = run.first + i, row = (run.pos + i) % page_tokens, id = op.page.row<int32_t>(run.seq)[(run.pos + i) / page_tokens];
     std::copy_n(op.k.row<float>(t * H + h), K, Mesa::pool_row(op.rows_k, id, row, h));
     std::copy_n(op.v.row<float>(t * H + h), V, Mesa::pool_row(op.rows_v, id, row, h));
-    *Mesa::pool_row(op.rows_b, id, row, h) = op.g.row<float>(t)[h] + (row > 0 ? *Mesa::pool_row(op.rows_b, id, row - 1, h) : 0);
+    *Mesa::pool_row(op.rows_g, id, row, h) = op.g.row<float>(t)[h];
     *Mesa::pool_row(op.rows_beta, id, row, h) = op.beta.row<float>(t)[h];
   }
 }
 
 MesaPage page_of(const Mesa& op, int64_t id, int64_t h, int64_t rows) {
   return {.keys = int(op.k.dim(2)), .values = int(op.v.dim(2)), .rows = int(rows),
-          .k = Mesa::pool_row(op.rows_k, id, 0, h), .v = Mesa::pool_row(op.rows_v, id, 0, h), .b = Mesa::pool_row(op.rows_b, id, 0, h),
+          .k = Mesa::pool_row(op.rows_k, id, 0, h), .v = Mesa::pool_row(op.rows_v, id, 0, h), .g = Mesa::pool_row(op.rows_g, id, 0, h),
           .beta = Mesa::pool_row(op.rows_beta, id, 0, h), .k_row = op.rows_k.stride[1], .v_row = op.rows_v.stride[1],
-          .b_row = op.rows_b.stride[1], .beta_row = op.rows_beta.stride[1], .kk = nullptr, .kv = nullptr, .kk_row = 0, .kv_row = 0};
+          .g_row = op.rows_g.stride[1], .beta_row = op.rows_beta.stride[1], .kk = nullptr, .kv = nullptr, .kk_row = 0, .kv_row = 0};
 }
 
 MesaAsk ask_of(const Mesa& op, const Piece& piece, int64_t h, int part, int parts) {

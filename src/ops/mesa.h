@@ -14,7 +14,8 @@ namespace folio {
 
 // Per head, with γ_t = e^g_t and Λ = diag(lambda):
 //   H_t = γ_t H_{t−1} + β_t k_tᵀ k_t      G_t = γ_t G_{t−1} + β_t k_tᵀ v_t      x_t = q_t (H_t + Λ)⁻¹      o_t = x_t G_t
-// In page form, with b_t = Σ of g of the rows of t's page up to t, M_ts = e^(b_t − b_s) β_s, H₀ and G₀ the slabs of the page before:
+// In page form, with b_t = Σ of g of the rows of t's page up to t, M_ts = e^(g_{s+1} + … + g_t) β_s, H₀ and G₀ the slabs of the page before
+// (zeros in page 0); rows keep g and not b, for a difference of large sums has lost its digits:
 //   p H_t = e^b_t·p H₀ + Σ_{s≤t} M_ts (p·k_s) k_s         o_t = e^b_t·x_t G₀ + Σ_{s≤t} M_ts (x_t·k_s) v_s
 //   H = e^b_63 H₀ + Σ_s M_63,s k_sᵀ k_s,  G likewise: written by the token that fills the page, H exactly symmetric
 // The solver, with A = H_t + Λ:  r = q − x A, p = r, δ = r·r, then as often as `mode` says
@@ -34,7 +35,7 @@ struct Mesa {
   Tensor slab;             // [B, most] i32  pages of the slabs; −1: that page's slab is not kept
   Tensor seq, pos;         // [T] i32
   Tensor rows_k, rows_v;   // [N, 64, H, K], [N, 64, H, V] f32   pools
-  Tensor rows_b;           // [N, 64, H, 1] f32   b
+  Tensor rows_g;           // [N, 64, H, 1] f32
   Tensor rows_beta;        // [N, 64, H, 1] f32
   Tensor Hkk;              // [M, H, K, K] f32    slabs: H
   Tensor Hkv;              // [M, H, K, V] f32    slabs: G
@@ -46,7 +47,7 @@ struct Mesa {
   void visit(auto& a) {
     a.in("q", q); a.in("k", k); a.in("v", v); a.in("g", g); a.in("beta", beta); a.in("lambda", lambda); a.in("page", page);
     a.in("slab", slab); a.in("seq", seq); a.in("pos", pos); a.inout("rows_k", rows_k); a.inout("rows_v", rows_v);
-    a.inout("rows_b", rows_b); a.inout("rows_beta", rows_beta); a.inout("Hkk", Hkk); a.inout("Hkv", Hkv);
+    a.inout("rows_g", rows_g); a.inout("rows_beta", rows_beta); a.inout("Hkk", Hkk); a.inout("Hkv", Hkv);
     a.attr("tolerance", tolerance); a.attr("cap", cap); a.attr("mode", mode); a.out("o", o); a.out("iterations", iterations);
   }
 
@@ -66,8 +67,8 @@ struct Mesa {
     const int64_t N = rows_k.dim(0), M = Hkk.dim(0);
     check(rows_k.type == F32 && rows_v.type == F32 && rows_k.shape == Shape({N, page_tokens, H, K}) &&
           rows_v.shape == Shape({N, page_tokens, H, V}), "mesa: rows of k are ", rows_k.shape.text(), ", of v ", rows_v.shape.text());
-    check(rows_b.type == F32 && rows_b.shape == Shape({N, page_tokens, H, 1}) && rows_beta.type == F32 && rows_beta.shape == rows_b.shape,
-          "mesa: rows of b are ", rows_b.shape.text(), ", of beta ", rows_beta.shape.text());
+    check(rows_g.type == F32 && rows_g.shape == Shape({N, page_tokens, H, 1}) && rows_beta.type == F32 && rows_beta.shape == rows_g.shape,
+          "mesa: rows of g are ", rows_g.shape.text(), ", of beta ", rows_beta.shape.text());
     check(Hkk.type == F32 && Hkv.type == F32 && Hkk.shape == Shape({M, H, K, K}) && Hkv.shape == Shape({M, H, K, V}), "mesa: Hkk is ",
           Hkk.shape.text(), ", Hkv ", Hkv.shape.text());
     check(tolerance >= 0 && cap >= 0 && mode >= 0 && mode <= 2, "mesa: tolerance ", tolerance, ", cap ", cap, ", mode ", mode);
@@ -141,10 +142,9 @@ struct Mesa {
       std::copy_n(slab_row(Hkk, before, h, c), K, m.H.begin() + c * K);
       std::copy_n(slab_row(Hkv, before, h, c), V, m.G.begin() + c * V);
     }
-    for (int64_t row = 0; row < piece.from; ++row) {
-      const double decay = double(*pool_row(rows_b, id, row, h)) - (row > 0 ? *pool_row(rows_b, id, row - 1, h) : 0);
-      take(m, pool_row(rows_k, id, row, h), pool_row(rows_v, id, row, h), std::exp(decay), *pool_row(rows_beta, id, row, h));
-    }
+    for (int64_t row = 0; row < piece.from; ++row)
+      take(m, pool_row(rows_k, id, row, h), pool_row(rows_v, id, row, h), std::exp(double(*pool_row(rows_g, id, row, h))),
+           *pool_row(rows_beta, id, row, h));
   }
   void token(Memory& m, int64_t t, int64_t id, int64_t row, int64_t h) const {
     const int64_t K = q.dim(2), V = v.dim(2), item = t * heads() + h;
@@ -158,7 +158,7 @@ struct Mesa {
     }
     std::copy_n(k.row<float>(item), K, pool_row(rows_k, id, row, h));
     std::copy_n(v.row<float>(item), V, pool_row(rows_v, id, row, h));
-    *pool_row(rows_b, id, row, h) = decay + (row > 0 ? *pool_row(rows_b, id, row - 1, h) : 0);
+    *pool_row(rows_g, id, row, h) = decay;
     *pool_row(rows_beta, id, row, h) = weight;
   }
   Vector times(const Memory& m, const Vector& p, const float* diagonal) const {   // p (H + Λ)

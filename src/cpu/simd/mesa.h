@@ -9,8 +9,8 @@ namespace folio {
 struct MesaPage {
   int keys, values;                  // K, V
   int rows;                          // rows 0 .. rows − 1 are there
-  const float *k, *v, *b, *beta;
-  int64_t k_row, v_row, b_row, beta_row;
+  const float *k, *v, *g, *beta;
+  int64_t k_row, v_row, g_row, beta_row;
   const float *kk, *kv;              // [K][K], [K][V]
   int64_t kk_row, kv_row;
 };

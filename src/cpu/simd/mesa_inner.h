@@ -103,7 +103,7 @@ struct MesaWork {
   float *x, *r, *p, *y;                         // [64][K], of the rows asked for
   float *lambda, *diagonal;                     // [K]; of the slab
   float *M, *W;                                 // [64][64]
-  alignas(64) float b[mesa_page], beta[mesa_page], decay[mesa_page];   // decay: e^b
+  alignas(64) float g[mesa_page], beta[mesa_page], decay[mesa_page];   // decay: e^b
 
   MesaWork(const MesaPage& page, float* buffer) : K(int(mesa_padded(page.keys))) {
     float** const all[] = {&key, &weighted, &turned, &x, &r, &p, &y};
@@ -113,10 +113,10 @@ struct MesaWork {
     M = diagonal + K;
     W = M + mesa_page * mesa_page;
     for (int s = 0; s < mesa_page; ++s) {
-      b[s] = s < page.rows ? page.b[s * page.b_row] : 0;
+      g[s] = s < page.rows ? page.g[s * page.g_row] : 0;
       beta[s] = s < page.rows ? page.beta[s * page.beta_row] : 0;
+      decay[s] = 0;
     }
-    for (int s = 0; s < mesa_page; s += Vec::lanes) store(decay + s, exp(load(b + s)));
   }
 };
 
@@ -148,13 +148,22 @@ struct MesaOne {
   float delta, end;
 };
 
-// M of one row: e^(b_t − b_s)·β_s for s <= t, and zeros.
-FOLIO_INLINE void mesa_weights(MesaWork& work, int row) {
-  for (int s = 0; s < mesa_page; s += Vec::lanes) {
-    const int seen = row + 1 - s;
-    const Vec weight = exp(splat(work.b[row]) - load(work.b + s)) * load(work.beta + s);
-    store(work.M + row * mesa_page + s, seen >= Vec::lanes ? weight : select(first(seen > 0 ? seen : 0), weight, zero()));
+// M of rows from .. to − 1, zeros above the diagonal, and e^b. Sums of g grow from their key's row on, whichever rows are wanted.
+FOLIO_INLINE void mesa_weights(MesaWork& work, int from, int to) {
+  constexpr int lanes = Vec::lanes;
+  alignas(64) float between[mesa_page] = {};
+  float sum = 0;
+  for (int row = 0; row < to; ++row) {
+    work.decay[row] = sum += work.g[row];
+    float* M = work.M + row * mesa_page;
+    for (int s = 0; s < mesa_page; s += lanes) {
+      auto before = [&](int end, Vec x) { return end - s >= lanes ? x : select(first(end > s ? end - s : 0), x, zero()); };
+      const Vec g = before(row, load(between + s) + splat(work.g[row]));
+      store(between + s, g);
+      if (row >= from) store(M + s, before(row + 1, exp(g) * load(work.beta + s)));
+    }
   }
+  for (int s = 0; s < mesa_page; s += lanes) store(work.decay + s, exp(load(work.decay + s)));
 }
 
 // W of a block, and how deep it is.
@@ -279,10 +288,8 @@ void mesa_solve(const MesaPage& page, const MesaAsk& ask, float* buffer) {
     work.lambda[c] = c < page.keys ? ask.lambda[c] : 0;
     work.diagonal[c] = page.kk && c < page.keys ? page.kk[c * page.kk_row + c] : 0;
   }
-  for (int i = 0; i < count; ++i) {
-    mesa_weights(work, ones[i].row);
-    mesa_begin(page, ask, work, ones[i]);
-  }
+  mesa_weights(work, ask.from, ask.from + ask.count);
+  for (int i = 0; i < count; ++i) mesa_begin(page, ask, work, ones[i]);
   if (ask.mode != 1) mesa_times(page, work, ones, count, work.x);
   for (int i = 0; i < count; ++i) mesa_residual(work, ones[i]);
   __builtin_memcpy(open, ones, sizeof ones);
@@ -305,7 +312,7 @@ void mesa_fold(const MesaPage& page, float* kk, int64_t kk_row, float* kv, int64
   MesaWork work(page, buffer);
   const int K = page.keys, last = mesa_page - 1;
   mesa_keys(page, work);
-  mesa_weights(work, last);
+  mesa_weights(work, last, mesa_page);
   for (int s = 0; s < mesa_page; ++s)
     for (int c = 0; c < work.K; c += Vec::lanes)
       store(work.weighted + s * work.K + c, load(work.key + s * work.K + c) * splat(work.M[last * mesa_page + s]));
