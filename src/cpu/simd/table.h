@@ -5,6 +5,7 @@
 #include "cpu/simd/linear.h"
 #include "cpu/simd/log_linear.h"
 #include "cpu/simd/matmul.h"
+#include "cpu/simd/mesa.h"
 
 namespace folio {
 
@@ -14,6 +15,7 @@ struct Simd {
   AttendInner attend;
   LinearInner linear;
   LogLinearInner log_linear;
+  MesaInner mesa;
 };
 
 }  // namespace folio
