@@ -140,7 +140,7 @@ LayerSpec Recurrent::state(DType) const {
   if (conv_.present()) row("conv", 1, conv_channels());
   row("k", groups_, key_size_);
   row("u", heads_, value_size_);
-  if (decay_ == Decay::head || decay_ == Decay::channel) row("b", heads_, decay_ == Decay::channel ? key_size_ : 1);
+  if (decay_ == Decay::head || decay_ == Decay::channel) row("g", heads_, decay_ == Decay::channel ? key_size_ : 1);
   switch (kind_) {
     case Kind::linear:
       slab("S", {heads_, key_size_, value_size_});
@@ -226,15 +226,15 @@ Tensor Recurrent::remember(const Inputs& in, const LayerMemory& m, const Step& s
   switch (kind_) {
     case Kind::linear:
       return s.graph->record(Linear{.q = in.q, .k = in.k, .v = in.v, .g = in.g, .beta = in.beta, .page = page, .slab = slab, .seq = s.seq, .pos = s.pos,
-                                    .rows_k = row("k"), .rows_u = row("u"), .rows_b = row("b", in.g.present() && in.g.rank() > 1), .S = kept("S"),
+                                    .rows_k = row("k"), .rows_u = row("u"), .rows_g = row("g", in.g.present() && in.g.rank() > 1), .S = kept("S"),
                                     .z = kept("z", normalise_), .scale = scale_}).o;
     case Kind::log_linear:
       return s.graph->record(LogLinear{.q = in.q, .k = in.k, .v = in.v, .g = in.g, .beta = in.beta, .lambda = in.lambda, .page = page, .slab = slab,
-                                       .seq = s.seq, .pos = s.pos, .rows_k = row("k"), .rows_u = row("u"), .rows_b = row("b"), .rows_w = row("w", beta_),
+                                       .seq = s.seq, .pos = s.pos, .rows_k = row("k"), .rows_u = row("u"), .rows_g = row("g"), .rows_w = row("w", beta_),
                                        .rows_x = row("x", beta_), .S = kept("S"), .c = kept("c", !beta_)}).o;
     case Kind::mesa:
       return s.graph->record(Mesa{.q = in.q, .k = in.k, .v = in.v, .g = in.g, .beta = in.beta, .lambda = ridge_, .page = page, .slab = slab,
-                                  .seq = s.seq, .pos = s.pos, .rows_k = row("k"), .rows_v = row("u"), .rows_b = row("b"), .rows_beta = row("beta"),
+                                  .seq = s.seq, .pos = s.pos, .rows_k = row("k"), .rows_v = row("u"), .rows_g = row("g"), .rows_beta = row("beta"),
                                   .Hkk = kept("H"), .Hkv = kept("G"), .tolerance = tolerance_, .cap = iterations_, .mode = mode_}).o;
   }
   return {};
