@@ -85,10 +85,10 @@ TEST_P(GoldenModel, RejectedDraftsAndCompanyChangeNothing) {
 // Every instruction set of this machine agrees with the plain references, in every number format. The references multiply the
 // rounded weights exactly; the kernels of Q8_0 and Q4_0 also round activations to 1/254 of a block's largest, an error of about
 // half a per cent (RMS) in every product, which the products of a few random layers add up. So the RMS of the difference is held
-// against the RMS of the logits (3.9% at most when this was written); a wrong kernel is off by their whole size.
+// against the RMS of the logits (6.1% at most when this was written, in a recurrent model); a wrong kernel is off by their whole size.
 TEST_P(GoldenModel, EveryFormatAndInstructionSetAgreesWithTheReference) {
   const auto prompt = read_numbers<int32_t>(dir() / "prompt.i32");
-  const std::map<std::string, float> tolerance = {{"f32", 1e-5f}, {"f16", 1e-5f}, {"bf16", 1e-2f}, {"q8_0", 6e-2f}, {"q4_0", 6e-2f},
+  const std::map<std::string, float> tolerance = {{"f32", 1e-5f}, {"f16", 1e-5f}, {"bf16", 1e-2f}, {"q8_0", 8e-2f}, {"q4_0", 8e-2f},
                                                {"f8_e4m3", 1e-5f}};
   const std::string active = simd().name;
   for (const auto& [type, most] : tolerance) {

@@ -41,6 +41,8 @@ void linear(Case&);         // linear.cpp
 void mamba2_ssd(Case&);
 void log_linear(Case&);     // log_linear.cpp
 void mesa(Case&);           // mesa.cpp
+void layer(Case&);          // layers.cpp
+void short_conv(Case&);
 
 // Memory of a device, given back at the end.
 class Memory {
