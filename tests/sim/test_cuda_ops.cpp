@@ -10,6 +10,7 @@
 #include <map>
 
 #include "frame.h"
+#include "sanitizers.h"
 #include "schedules.h"
 
 namespace folio {
@@ -40,8 +41,55 @@ int64_t size_of(const Case<Op>& c) {
   return elements;
 }
 
-// Operations of cases that run under all schedules, and of those that do not run at all.
 constexpr int64_t small = 20'000, huge = 20'000'000;
+constexpr bool sanitized = FOLIO_ASAN || FOLIO_TSAN;
+
+// What launches of a kernel there are: the most threads of a block, the most dynamic shared memory.
+struct Largest {
+  unsigned threads = 0;
+  size_t shared = 0;
+};
+std::map<std::string, Largest> launched;
+
+void note(const std::string& kernel, unsigned threads, size_t shared) {
+  Largest& most = launched[kernel];
+  most = {std::max(most.threads, threads), std::max(most.shared, shared)};
+}
+
+// Whether a kernel is among those of the case that no case before it has launched.
+template <class Op>
+bool launches_another_kernel(const Case<Op>& c, Layout layout) {
+  const sim::Use use(sim::Config{.instead_of_running = note});
+  const size_t before = launched.size();
+  const Instance<Op> in(c.op, layout, base_seed());
+  auto graph = std::make_unique<Graph>();
+  graph->record(in.op);
+  cuda()->compile(std::move(graph));
+  return launched.size() > before;
+}
+
+template <class Op>
+void launch_cases() {
+  const CaseList<Op> list;
+  for (const auto& c : list.all())
+    for (Layout layout : {Layout::packed, Layout::strided})
+      if (size_of(c) <= huge) launches_another_kernel(c, layout);
+}
+
+// Writes lines `threads bytes kernel`.
+TEST(Launches, OfEveryCase) {
+  const char* file = std::getenv("FOLIO_LAUNCHES");
+  if (!file) GTEST_SKIP() << "FOLIO_LAUNCHES names no file";
+  for (const char* tier : {"portable", "hopper"}) {
+    setenv("FOLIO_CUDA_TIER", tier, 1);
+#define FOLIO_LAUNCH(OP) launch_cases<OP>();
+    ALL_OPS(FOLIO_LAUNCH)
+#undef FOLIO_LAUNCH
+  }
+  std::ofstream out(file);
+  for (const auto& [kernel, most] : launched) out << most.threads << ' ' << most.shared << ' ' << kernel << '\n';
+  EXPECT_TRUE(out.flush()) << file;
+}
 
 template <class Op>
 void check_case(const Case<Op>& c, Layout layout, bool takeover, uint64_t seed, const sim::Config& way, Results& got) {
@@ -50,7 +98,7 @@ void check_case(const Case<Op>& c, Layout layout, bool takeover, uint64_t seed, 
   const auto device = cuda();
   Instance<Op> in(c.op, layout, seed);
   try {
-    EXPECT_EQ(run_graph(*device, in, takeover, 2, got), "") << c.label;
+    EXPECT_EQ(run_graph(*device, in, takeover, sanitized ? 1 : 2, got), "") << c.label;
   } catch (const sim::Failure& failure) {
     ADD_FAILURE() << c.label << "\n" << failure.what();
   }
@@ -69,12 +117,13 @@ void check_op(Layout layout, bool takeover) {
       ++left_out;
       continue;
     }
+    if (sanitized && !launches_another_kernel(c, layout)) continue;
     Results want;
     Instance<Op> plain(c.op, Layout::packed, base_seed());
     run_plain(plain, want);
-    // Small cases under all schedules, the others under one, each case under another.
+    // Small cases under all schedules, the others under one, each case under another. With sanitizers, one case for each kernel under one.
     Results first;
-    for (size_t w = 0; w < (size <= small ? ways.size() : 1) && !::testing::Test::HasFailure(); ++w) {
+    for (size_t w = 0; w < (size <= small && !sanitized ? ways.size() : 1) && !::testing::Test::HasFailure(); ++w) {
       Results now;
       Results& got = w == 0 ? first : now;
       check_case(c, layout, takeover, base_seed() + i, ways[(i + w) % ways.size()], got);
@@ -104,47 +153,6 @@ TEST_P(Ops, Strided) { GetParam().check(Layout::strided, false); }
 TEST_P(Ops, InPlace) { GetParam().check(Layout::packed, true); }
 
 INSTANTIATE_TEST_SUITE_P(All, Ops, ::testing::ValuesIn(entries), [](const auto& info) { return std::string(info.param.name); });
-
-// --- Which launches that makes.
-
-struct Largest {
-  unsigned threads = 0;
-  size_t shared = 0;
-};
-std::map<std::string, Largest> launched;
-
-void note(const std::string& kernel, unsigned threads, size_t shared) {
-  Largest& most = launched[kernel];
-  most = {std::max(most.threads, threads), std::max(most.shared, shared)};
-}
-
-template <class Op>
-void queue_cases() {
-  const CaseList<Op> list;
-  for (const auto& c : list.all())
-    for (Layout layout : {Layout::packed, Layout::strided}) {
-      if (size_of(c) > huge) continue;
-      const Instance<Op> in(c.op, layout, base_seed());
-      auto graph = std::make_unique<Graph>();
-      graph->record(in.op);
-      cuda()->compile(std::move(graph));
-    }
-}
-
-// Lines `threads bytes kernel`: the most threads of a block, the most dynamic shared memory.
-TEST(Launches, OfEveryCase) {
-  const char* file = std::getenv("FOLIO_LAUNCHES");
-  if (!file) GTEST_SKIP() << "FOLIO_LAUNCHES names no file";
-  for (int tier : {80, 90}) {
-    const sim::Use use(sim::Config{.compute_capability = tier, .instead_of_running = note});
-#define FOLIO_QUEUE(OP) queue_cases<OP>();
-    ALL_OPS(FOLIO_QUEUE)
-#undef FOLIO_QUEUE
-  }
-  std::ofstream out(file);
-  for (const auto& [kernel, most] : launched) out << most.threads << ' ' << most.shared << ' ' << kernel << '\n';
-  EXPECT_TRUE(out.flush()) << file;
-}
 
 }  // namespace
 }  // namespace folio
