@@ -5,6 +5,6 @@
 
 namespace folio {
 
-std::unique_ptr<Device> cuda(int) { fail("cuda: this build has no CUDA: it was made where nvcc was not found. Install the CUDA Toolkit and build again"); }
+std::unique_ptr<Device> cuda(int, int) { fail("cuda: this build has no CUDA: it was made where nvcc was not found. Install the CUDA Toolkit and build again"); }
 
 }  // namespace folio

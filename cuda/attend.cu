@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Attend on the card: a kernel that plans (attend_plan.cuh), then one that attends. Which one is chosen from types, shapes and strides:
-//   attend_mma   pools of f16 and bf16, head sizes up to 256 that are multiples of 8, 16-byte rows      attend_mma.cuh
-//   attend_any   everything else, in f32 arithmetic                                                      attend_any.cuh
-// Both come with many rows (a prompt) and with few (decoding, where the heads of a group and some drafted tokens make up 16 rows and
-// the keys are split among the multiprocessors). Their grids hang on shapes alone, so a captured launch serves every step.
+//   attend_hopper   prompts of pools of f16 and bf16, if the Hopper tier is chosen                       attend_hopper.cuh
+//   attend_mma      pools of f16 and bf16, head sizes up to 256 that are multiples of 8, 16-byte rows    attend_mma.cuh
+//   attend_any      everything else, in f32 arithmetic                                                   attend_any.cuh
+// The last two come with many rows (a prompt) and with few (decoding, where the heads of a group and some drafted tokens make up 16 rows
+// and the keys are split among the multiprocessors). Grids hang on shapes alone, so a captured launch serves every step.
 #include <algorithm>
 
 #include "cuda/attend_any.cuh"
+#include "cuda/attend_kernel.h"
 #include "cuda/attend_mma.cuh"
 #include "cuda/table.h"
 
@@ -22,25 +24,18 @@ constexpr int64_t most_blocks = 1 << 16;
 
 int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// A kernel and the shape of its units.
-struct Kernel {
-  void (*start)(const Args&, const Launch&);
-  int rows, pitch, step, threads;
-  size_t shared;
-};
-
-template <class S> Kernel mma_kernel() {
+template <class S> AttendKernel mma_kernel() {
   Smem smem;
   S::layout(smem);
-  return {[](const Args& a, const Launch& at) { launch<attention::mma::attend_mma<S>>(at, a); },
+  return {[](const Attend&, const Args& a, const Launch& at) { launch<attention::mma::attend_mma<S>>(at, a); },
           S::rows, S::sums_pitch, S::step, S::threads, smem.bytes()};
 }
-template <class T, int Rows> Kernel any_kernel(const Attend& op) {
+template <class T, int Rows> AttendKernel any_kernel(const Attend& op) {
   using S = attention::any::AnyShape<T, Rows>;
   Smem smem;
   const int width = int(op.v.dim(3));
   S::layout(smem, int(op.q.dim(2)), width);
-  return {[](const Args& a, const Launch& at) { launch<attention::any::attend_any<T, Rows>>(at, a); },
+  return {[](const Attend&, const Args& a, const Launch& at) { launch<attention::any::attend_any<T, Rows>>(at, a); },
           S::rows, width, S::step, S::threads, smem.bytes()};
 }
 
@@ -51,7 +46,7 @@ bool decoding(const Attend& op) {
 }
 
 // Up to 128 columns a prompt's unit has 64 rows. Above, the sums of 16 rows fill a warp's registers: two warps share them by keys.
-template <class T, int D, int W> Kernel mma_of(bool few) {
+template <class T, int D, int W> AttendKernel mma_of(bool few) {
   if constexpr (D <= 128) {
     if (few) return mma_kernel<attention::mma::MmaShape<T, D, W, 1, 4, 64>>();
     return mma_kernel<attention::mma::MmaShape<T, D, W, 4, 1, 32>>();
@@ -60,7 +55,7 @@ template <class T, int D, int W> Kernel mma_of(bool few) {
     return mma_kernel<attention::mma::MmaShape<T, D, W, 2, 2, 32>>();
   }
 }
-template <class T> Kernel mma_of(const Attend& op) {
+template <class T> AttendKernel mma_of(const Attend& op) {
   const int64_t size = op.q.dim(2), width = op.v.dim(3), most = std::max(size, width);
   const bool few = decoding(op);
   if (most <= 64) return mma_of<T, 64, 64>(few);
@@ -71,13 +66,13 @@ template <class T> Kernel mma_of(const Attend& op) {
   if (most <= 192) return mma_of<T, 192, 192>(few);
   return mma_of<T, 256, 256>(few);
 }
-template <class T> Kernel any_of(const Attend& op) {
+template <class T> AttendKernel any_of(const Attend& op) {
   return decoding(op) || op.q.dim(2) + op.v.dim(3) > 256 ? any_kernel<T, 16>(op) : any_kernel<T, 64>(op);
 }
-Kernel any_of(const Attend& op) {
+AttendKernel any_of(const Attend& op) {
   return op.k.type == F32 ? any_of<float>(op) : op.k.type == F16 ? any_of<f16>(op) : any_of<bf16>(op);
 }
-Kernel mma_of(const Attend& op) { return op.k.type == F16 ? mma_of<f16>(op) : mma_of<bf16>(op); }
+AttendKernel mma_of(const Attend& op) { return op.k.type == F16 ? mma_of<f16>(op) : mma_of<bf16>(op); }
 
 // By sizes alone; whether the pools lie suitably is asked when they have their addresses.
 bool mma_can(const Attend& op) {
@@ -98,7 +93,7 @@ struct Layout {
   int64_t slots, slot_floats, most_units;                // of a slice; 2 · shares slots are always enough (attend_plan.cuh)
   int64_t at_unit_tile, at_tiles, at_tickets, at_slots, total;   // in bytes; `units` comes first
 
-  Layout(const Attend& op, const Kernel& kernel, int processors) {
+  Layout(const Attend& op, const AttendKernel& kernel, int processors) {
     const int64_t tokens = op.q.dim(0), capacity = op.page.dim(1) * page_tokens;
     groups = op.k.dim(2);
     heads = op.q.dim(1) / groups;
@@ -107,7 +102,7 @@ struct Layout {
     slices = groups * chunks;
     tile_tokens = kernel.rows / share;
     least = part_keys / kernel.step;
-    shares = std::max<int64_t>(processors * (op.q.dim(2) + op.v.dim(3) <= 128 ? 4 : 2) / slices, 1);
+    shares = std::max<int64_t>(processors * (kernel.alone ? 1 : op.q.dim(2) + op.v.dim(3) <= 128 ? 4 : 2) / slices, 1);
     const int64_t parts = (capacity / kernel.step + least - 1) / least;   // of a tile at most
     slots = parts > 1 && shares > 1 ? std::min(2 * shares, tokens * parts) : 0;
     slot_floats = up(kernel.rows * (kernel.pitch + 2), 32);
@@ -125,7 +120,7 @@ struct Layout {
   }
 };
 
-Args arguments(const Attend& op, const Kernel& kernel, const Layout& at, std::byte* scratch) {
+Args arguments(const Attend& op, const AttendKernel& kernel, const Layout& at, std::byte* scratch) {
   const Tensor &q = op.q, &k = op.k, &v = op.v;
   return {.q = q.at<float>(), .k = k.data, .v = v.data, .page = op.page.at<int32_t>(), .seq = op.seq.at<int32_t>(),
           .pos = op.pos.at<int32_t>(), .length = op.length.present() ? op.length.at<int32_t>() : nullptr,
@@ -146,18 +141,21 @@ Args arguments(const Attend& op, const Kernel& kernel, const Layout& at, std::by
 }  // namespace
 
 int64_t cuda_scratch(const Attend& op, int processors) {
-  const int64_t any = Layout(op, any_of(op), processors).total;
-  return mma_can(op) ? std::max(any, Layout(op, mma_of(op), processors).total) : any;
+  int64_t most = Layout(op, any_of(op), processors).total;
+  if (mma_can(op)) most = std::max(most, Layout(op, mma_of(op), processors).total);
+  if (hopper_can(op)) most = std::max(most, Layout(op, hopper_of(op), processors).total);
+  return most;
 }
 
 void run(const Attend& op, const CudaQueue& queue) {
   if (op.q.dim(0) == 0 || op.q.dim(1) == 0) return;
-  const Kernel kernel = mma_can(op) && vectors(op.k) && vectors(op.v) ? mma_of(op) : any_of(op);
+  const bool tensor_cores = mma_can(op) && vectors(op.k) && vectors(op.v);
+  const AttendKernel kernel = !tensor_cores ? any_of(op) : queue.hopper && hopper_can(op) ? hopper_of(op) : mma_of(op);
   const Layout at(op, kernel, queue.processors);
   const Args args = arguments(op, kernel, at, queue.scratch);
   launch<attention::make_plan>({dim3(1), dim3(attention::plan_threads), 0, queue.stream}, args);
   const dim3 grid{unsigned(at.blocks(op)), unsigned(at.slices)};
-  kernel.start(args, {grid, dim3(unsigned(kernel.threads)), kernel.shared, queue.stream});
+  kernel.start(op, args, {grid, dim3(unsigned(kernel.threads)), kernel.shared, queue.stream});
 }
 
 }  // namespace folio

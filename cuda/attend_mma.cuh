@@ -23,7 +23,7 @@ namespace folio::attention::mma {
 template <class T, int D, int W, int RowWarps, int KeyWarps, int Step> struct MmaShape {
   using Number = T;
   static constexpr bool half = std::is_same_v<T, f16>;
-  static constexpr int size = D, width = W, key_warps = KeyWarps, rows = 16 * RowWarps, threads = 32 * RowWarps * KeyWarps;
+  static constexpr int size = D, width = W, key_warps = KeyWarps, rows = 16 * RowWarps, threads = 32 * RowWarps * KeyWarps, crew = threads;
   static constexpr int step = Step, own = Step / KeyWarps, terms = half ? 2 : 3;
   static constexpr int k_pitch = D + 8, v_pitch = W + 8, stage = Step * (k_pitch + v_pitch), sums_pitch = W + 4;
   static constexpr bool fresh = W <= 192;        // sums of a block begin at 0; beyond, registers do not suffice
@@ -39,6 +39,7 @@ template <class T, int D, int W, int RowWarps, int KeyWarps, int Step> struct Mm
   __host__ __device__ static Arrays layout(Smem& smem) {
     return {smem.take<T>(terms * rows * k_pitch), smem.take<T>(2 * stage), smem.take<int4>(rows), smem.take<float2>(rows)};
   }
+  FOLIO_DEVICE static T* query(const Arrays& at, int term, int row, int d) { return at.q + (term * rows + row) * k_pitch + d; }
 };
 
 template <class S> FOLIO_DEVICE uint32_t pack(float low, float high) {
@@ -64,7 +65,7 @@ FOLIO_DEVICE float lift_of(float most) {
 // Writes the unit's queries as terms, zeros for rows that are none, and what its rows see.
 template <class S> FOLIO_DEVICE void take_queries(const Args& a, const Unit& unit, const typename S::Arrays& at) {
   constexpr int pairs = (S::size + 63) / 64;
-  for (int row = warp_id(); row < S::rows; row += S::threads / 32) {
+  for (int row = warp_id(); row < S::rows; row += S::crew / 32) {
     const bool real = unit.real(a, row);
     const float* q = a.q + unit.token(a, row) * a.q_token + unit.head_of(a, row) * a.q_head;
     float2 x[pairs];
@@ -83,7 +84,7 @@ template <class S> FOLIO_DEVICE void take_queries(const Args& a, const Unit& uni
 #pragma unroll
       for (int term = 0; term < S::terms; ++term) {
         const uint32_t word = pack<S>(x[i].x, x[i].y);
-        if (d < S::size) st_vec(at.q + (term * S::rows + row) * S::k_pitch + d, word);
+        if (d < S::size) st_vec(S::query(at, term, row, d), word);
         const float2 taken = unpack<S>(word);
         x[i] = make_float2(x[i].x - taken.x, x[i].y - taken.y);
       }
@@ -198,18 +199,26 @@ template <class S> FOLIO_DEVICE void weigh(float (&s)[S::own / 8][4], Sums<S>& s
   }
 }
 
-// Adds p·v, p as a high and a low term.
+// Weights as a high and a low term, in fragments of 16 keys: fragment D of two neighbouring 8 keys is fragment A of 16.
+template <class S> struct Weights {
+  uint32_t high[S::own / 16][4], low[S::own / 16][4];
+};
+template <class S> FOLIO_DEVICE void split(const float (&s)[S::own / 8][4], Weights<S>& p) {
+#pragma unroll
+  for (int n = 0; n < S::own / 4; ++n) {
+    const float x = s[n / 2][n % 2 * 2], y = s[n / 2][n % 2 * 2 + 1];
+    p.high[n / 4][n % 4] = pack<S>(x, y);
+    const float2 taken = unpack<S>(p.high[n / 4][n % 4]);
+    p.low[n / 4][n % 4] = pack<S>(x - taken.x, y - taken.y);
+  }
+}
+
+// Adds p·v.
 template <class S>
 FOLIO_DEVICE void add_values(const float (&s)[S::own / 8][4], const typename S::Number* values, const float (&turn)[2], Sums<S>& sums) {
   const int lane = lane_id();
-  uint32_t high[S::own / 16][4], low[S::own / 16][4];
-#pragma unroll
-  for (int n = 0; n < S::own / 4; ++n) {   // fragment D of two neighbouring 8 keys is fragment A of 16
-    const float x = s[n / 2][n % 2 * 2], y = s[n / 2][n % 2 * 2 + 1];
-    high[n / 4][n % 4] = pack<S>(x, y);
-    const float2 taken = unpack<S>(high[n / 4][n % 4]);
-    low[n / 4][n % 4] = pack<S>(x - taken.x, y - taken.y);
-  }
+  Weights<S> p;
+  split<S>(s, p);
 #pragma unroll
   for (int d = 0; d < S::width / 16; ++d) {
     float part[2][4];
@@ -219,10 +228,10 @@ FOLIO_DEVICE void add_values(const float (&s)[S::own / 8][4], const typename S::
     for (int n = 0; n < S::own / 16; ++n) {
       uint32_t v[4];
       ldmatrix_transposed(v, values + (n * 16 + lane % 16) * S::v_pitch + d * 16 + lane / 16 * 8);
-      multiply<S>(part[0], low[n], v[0], v[1]);
-      multiply<S>(part[1], low[n], v[2], v[3]);
-      multiply<S>(part[0], high[n], v[0], v[1]);
-      multiply<S>(part[1], high[n], v[2], v[3]);
+      multiply<S>(part[0], p.low[n], v[0], v[1]);
+      multiply<S>(part[1], p.low[n], v[2], v[3]);
+      multiply<S>(part[0], p.high[n], v[0], v[1]);
+      multiply<S>(part[1], p.high[n], v[2], v[3]);
     }
 #pragma unroll
     for (int i = 0; i < 8; ++i) {

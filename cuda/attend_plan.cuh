@@ -132,7 +132,7 @@ FOLIO_DEVICE void measure(const Args& a, int i, int tiles) {
 }
 
 // One block of plan_threads.
-static __global__ void __launch_bounds__(plan_threads) make_plan(const Args a) {
+[[maybe_unused]] static __global__ void __launch_bounds__(plan_threads) make_plan(const Args a) {
   const int me = int(threadIdx.x), tiles = cut_tiles(a);
   int64_t total = 0;
   for (int i = me; i < tiles; i += plan_threads) {
@@ -186,10 +186,11 @@ FOLIO_DEVICE int64_t sums_m(const Args& a) { return int64_t(a.rows) * a.pitch; }
 FOLIO_DEVICE int64_t sums_l(const Args& a) { return int64_t(a.rows) * (a.pitch + 1); }
 FOLIO_DEVICE int64_t sums_floats(const Args& a) { return int64_t(a.rows) * (a.pitch + 2); }
 
-// Joins `count` sums that lie `apart` floats from each other; writes sums again, or (without `to`) the op's outputs.
-FOLIO_DEVICE void fold(const Args& a, const Unit& unit, const float* sums, int64_t apart, int count, float* to) {
+// Joins `count` sums that lie `apart` floats from each other; writes sums again, or (without `to`) the op's outputs. The block's first
+// `crew` threads call.
+FOLIO_DEVICE void fold(const Args& a, const Unit& unit, const float* sums, int64_t apart, int count, float* to, int crew) {
   const int numbers = unit.tile.count * a.share * a.width;
-  for (int i = int(threadIdx.x); i < numbers; i += int(blockDim.x)) {
+  for (int i = int(threadIdx.x); i < numbers; i += crew) {
     const int row = i / a.width, d = i % a.width;
     if (!unit.real(a, row)) continue;
     const float *o = sums + row * a.pitch + d, *m = sums + sums_m(a) + row, *l = sums + sums_l(a) + row;
@@ -216,13 +217,13 @@ FOLIO_DEVICE void fold(const Args& a, const Unit& unit, const float* sums, int64
 FOLIO_DEVICE void finish(const Args& a, const Unit& unit, const float* sums, int count) {
   block_sync();
   if (unit.tile.parts == 1) {
-    fold(a, unit, sums, sums_floats(a), count, nullptr);
+    fold(a, unit, sums, sums_floats(a), count, nullptr, int(blockDim.x));
   } else {
     float* slots = a.slots + (int64_t(unit.tile.slot) * a.slices + unit.slice) * a.slot_floats;
     const int64_t next = a.slices * a.slot_floats;
-    fold(a, unit, sums, sums_floats(a), count, slots + unit.part * next);
+    fold(a, unit, sums, sums_floats(a), count, slots + unit.part * next, int(blockDim.x));
     if (block_is_last(a.tickets + unit.tile.ticket * a.slices + unit.slice, unsigned(unit.tile.parts)))
-      fold(a, unit, slots, next, unit.tile.parts, nullptr);
+      fold(a, unit, slots, next, unit.tile.parts, nullptr, int(blockDim.x));
   }
   block_sync();   // the next unit writes to shared memory
 }

@@ -6,11 +6,16 @@
 //   pinned inputs -> arena | node | node | ... | arena -> pinned outputs          one launch
 //
 // Given values. What alloc() handed out (page pools) is used where it lies. Anything else is host memory: a weight is copied to the
-// card once and shared by all programs that use it at the same time; what a node changes is copied there before a run and back after.
+// card once and shared by all programs that use it at the same time, or, of layers that are not kept there, in every run
+// (cuda/host_layers.h); what a node changes is copied there before a run and back after.
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <set>
 
+#include "cuda/host_layers.h"
+#include "cuda/lib/event.h"
+#include "cuda/limits.h"
 #include "cuda/table.h"
 #include "graph/device.h"
 #include "graph/plan.h"
@@ -19,47 +24,19 @@ namespace folio {
 
 namespace {
 
-class CardMemory {
- public:
-  explicit CardMemory(int64_t bytes) : bytes_(bytes) {
-    if (bytes == 0) return;
-    if (cudaMalloc(reinterpret_cast<void**>(&data_), size_t(bytes)) == cudaSuccess) return;
-    cudaGetLastError();
-    size_t free = 0, total = 0;
-    cudaMemGetInfo(&free, &total);
-    fail("cuda: out of memory: could not get ", bytes >> 20, " MiB of the card's ", total >> 20, ", of which ", free >> 20, " are free");
-  }
-  ~CardMemory() { cudaFree(data_); }
-  CardMemory(const CardMemory&) = delete;
-  CardMemory& operator=(const CardMemory&) = delete;
-  std::byte* data() const { return data_; }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  std::byte* data_ = nullptr;
-  int64_t bytes_;
-};
-
-class PinnedMemory {
- public:
-  explicit PinnedMemory(int64_t bytes) {
-    if (bytes == 0) return;
-    cuda_check(cudaHostAlloc(reinterpret_cast<void**>(&data_), size_t(bytes), cudaHostAllocDefault), "pinned memory for inputs and outputs");
-    std::memset(data_, 0xff, size_t(bytes));   // ids of -1: the first run of a program's nodes is padding only and changes no pool
-  }
-  ~PinnedMemory() { cudaFreeHost(data_); }
-  PinnedMemory(const PinnedMemory&) = delete;
-  PinnedMemory& operator=(const PinnedMemory&) = delete;
-  std::byte* data() const { return data_; }
-
- private:
-  std::byte* data_ = nullptr;
-};
+// Whether FOLIO_CUDA_TIER asks for the Hopper tier. Its kernels, where there are any, then run on cards of compute capability 9; all
+// else, and all without it, runs by those of the portable tier.
+bool hopper_wanted() {
+  const char* tier = std::getenv("FOLIO_CUDA_TIER");
+  const std::string_view wish = tier && *tier ? tier : "portable";
+  check(wish == "portable" || wish == "hopper", "FOLIO_CUDA_TIER=", tier, ": not a tier of CUDA kernels; there are portable, hopper");
+  return wish == "hopper";
+}
 
 // The card, its stream, what alloc() has handed out and the weights that live there.
 class Card {
  public:
-  explicit Card(int index) : index_(index) {
+  Card(int index, int layers) : index_(index), layers_(layers), hopper_(hopper_wanted()) {
     int count = 0;
     const cudaError_t found = cudaGetDeviceCount(&count);
     if (found != cudaSuccess) cudaGetLastError();
@@ -68,6 +45,7 @@ class Card {
     cuda_check(cudaSetDevice(index), "cudaSetDevice");
     cuda_check(cudaGetDeviceProperties(&properties_, index), "cudaGetDeviceProperties");
     check(properties_.major >= 8, "cuda: ", properties_.name, " has compute capability ", properties_.major, ".", properties_.minor, "; 8.0 or more is needed");
+    hopper_ &= properties_.major == 9;
     cuda_check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
   ~Card() { cudaStreamDestroy(stream_); }
@@ -76,7 +54,10 @@ class Card {
 
   cudaStream_t stream() const { return stream_; }
   const cudaDeviceProp& properties() const { return properties_; }
+  bool hopper() const { return hopper_; }
+  CudaQueue queue(std::byte* scratch) const { return {stream_, scratch, properties_.multiProcessorCount, hopper_}; }
   int index() const { return index_; }
+  Streamed streamed;
   void wait() const { cuda_check(cudaStreamSynchronize(stream_), "a step"); }
 
   std::byte* alloc(int64_t bytes) {
@@ -103,6 +84,22 @@ class Card {
     kept = memory;
     return memory;
   }
+  // How many of a model's layers are kept here: what was asked for, else what fits beside `rest` bytes and a reserve for other programs.
+  // The same for all programs of a model, which is known by the address of its first matrix.
+  size_t kept_layers(const std::vector<GraphLayer>& layers, const std::byte* model, int64_t rest) {
+    if (layers_ != layers_that_fit) return std::min(size_t(layers_), layers.size());
+    const auto [found, is_new] = fitting_.try_emplace(model, 0);
+    if (is_new) {
+      size_t free = 0, total = 0;
+      cuda_check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+      found->second = fitting_layers(layers, int64_t(free) - rest - int64_t(total / 20));
+    }
+    return std::min(size_t(found->second), layers.size());
+  }
+  const std::shared_ptr<HostWeights>& host_weights() {
+    if (!host_weights_) host_weights_ = std::make_shared<HostWeights>();
+    return host_weights_;
+  }
   void upload(std::byte* to, const void* from, int64_t bytes) const {
     cuda_check(cudaMemcpyAsync(to, from, size_t(bytes), cudaMemcpyHostToDevice, stream_), "copy to the card");
     wait();
@@ -113,11 +110,14 @@ class Card {
   }
 
  private:
-  int index_;
+  int index_, layers_;
+  bool hopper_;
   cudaDeviceProp properties_{};
   cudaStream_t stream_ = nullptr;
   std::map<std::byte*, std::unique_ptr<CardMemory>> handed_out_;
   std::map<std::pair<const std::byte*, int64_t>, std::weak_ptr<CardMemory>> copies_;
+  std::map<const std::byte*, int> fitting_;
+  std::shared_ptr<HostWeights> host_weights_;
 };
 
 // Which values a graph's nodes change in place, and what each node puts out.
@@ -155,12 +155,25 @@ class CudaProgram final : public Program {
     if (replay_) cudaGraphExecDestroy(replay_);
   }
   Tensor input(const std::string& name) override { return named(name, Life::input); }
-  Tensor output(const std::string& name) override { return named(name, Life::output); }
+  Tensor output(const std::string& name) override {
+    const Tensor t = named(name, Life::output);
+    for (const Port& port : ports_)
+      if (port.host == t.data && port.on_demand && port.bytes > 0) card_->download(port.host, port.card, port.bytes);
+    return t;
+  }
   void run() override {
     for (const Changed& c : changed_) card_->upload(c.card->data(), c.host.data, c.host.bytes());
     cuda_check(cudaGraphLaunch(replay_, card_->stream()), "launch of a captured step");
     card_->wait();
     for (const Changed& c : changed_) card_->download(c.host.data, c.card->data(), c.host.bytes());
+  }
+  double time(int times) override {
+    run();   // what its nodes change in host memory is brought over, and the clock does not begin with a cold card
+    Event start, end;
+    start.record(card_->stream());
+    for (int i = 0; i < times; ++i) cuda_check(cudaGraphLaunch(replay_, card_->stream()), "launch of a captured step");
+    end.record(card_->stream());
+    return end.seconds_since(start) / times;
   }
   void trace(const std::function<void(const TracedNode&)>& after) override;
   const Graph& graph() const override { return *graph_; }
@@ -179,6 +192,7 @@ class CudaProgram final : public Program {
     int value;
     std::byte *host, *card;
     int64_t bytes;
+    bool on_demand;      // copied by output(), else by run()
   };
 
   // Where the card has each given value; the copies are kept.
@@ -186,9 +200,11 @@ class CudaProgram final : public Program {
     Changes changes;
     for (const auto& node : graph_->nodes()) node->visit(changes);
     std::vector<std::byte*> at(graph_->values().size(), nullptr);
+    stream_layers(changes);
+    if (stream_) stream_->each_place([&](int value, std::byte* place) { at[size_t(value)] = place; });
     for (size_t v = 0; v < at.size(); ++v) {
       const Value& value = graph_->values()[v];
-      if (value.life != Life::given) continue;
+      if (value.life != Life::given || at[v]) continue;
       at[v] = value.whole.data;
       if (card_->owns(value.whole.data) || value.whole.bytes() == 0) continue;
       const bool changes_it = changes.values.contains(int(v));
@@ -202,12 +218,33 @@ class CudaProgram final : public Program {
     }
     return at;
   }
+  // Of the layers that are not kept on the card.
+  void stream_layers(const Changes& changes) {
+    std::vector<Tensor> host;
+    std::vector<bool> stays;
+    int64_t rest = plan_.arena;
+    for (const Value& value : graph_->values()) {
+      const bool copied = value.life == Life::given && !card_->owns(value.whole.data);
+      stays.push_back(!copied || changes.values.contains(int(host.size())));
+      host.push_back(value.whole);
+      if (copied) rest += value.whole.bytes();
+    }
+    std::vector<GraphLayer> layers = layers_of(*graph_, stays);
+    if (layers.empty()) return;
+    for (const GraphLayer& layer : layers)
+      for (int v : layer.values) rest -= host[size_t(v)].bytes();
+    const size_t all = layers.size(), kept = card_->kept_layers(layers, host[size_t(layers[0].values[0])].data, rest);
+    if (kept == all) return;
+    layers.erase(layers.begin(), layers.begin() + int64_t(kept));
+    stream_ = std::make_unique<LayerStream>(card_->host_weights(), std::move(layers), host);
+    card_->streamed = {int(all), int(kept), stream_->bytes(), card_->host_weights()->rate()};
+  }
   void make_ports() {
     int64_t bytes = 0;
     for (size_t v = 0; v < graph_->values().size(); ++v) {
       const Value& value = graph_->values()[v];
       if (value.life != Life::input && value.life != Life::output) continue;
-      ports_.push_back({int(v), nullptr, arena_->data() + plan_.place[v], value.whole.bytes()});
+      ports_.push_back({int(v), nullptr, arena_->data() + plan_.place[v], value.whole.bytes(), value.on_demand});
       bytes += (value.whole.bytes() + 255) / 256 * 256;
     }
     pinned_ = std::make_unique<PinnedMemory>(bytes);
@@ -219,16 +256,22 @@ class CudaProgram final : public Program {
   }
   void move(Life life) const {
     for (const Port& port : ports_) {
-      if (graph_->values()[size_t(port.value)].life != life || port.bytes == 0) continue;
+      if (graph_->values()[size_t(port.value)].life != life || port.bytes == 0 || port.on_demand) continue;
       if (life == Life::input) cuda_check(cudaMemcpyAsync(port.card, port.host, size_t(port.bytes), cudaMemcpyHostToDevice, card_->stream()), "an input");
       else cuda_check(cudaMemcpyAsync(port.host, port.card, size_t(port.bytes), cudaMemcpyDeviceToHost, card_->stream()), "an output");
     }
   }
   void queue_nodes() const {
-    const CudaQueue queue = {card_->stream(), scratch_->data(), card_->properties().multiProcessorCount};
     move(Life::input);
-    for (const Launch& launch : launches_) launch.run(launch.op, queue);
+    if (stream_) stream_->begin(card_->stream());
+    for (int i = 0; i < int(launches_.size()); ++i) queue_node(i);
     move(Life::output);
+  }
+  void queue_node(int i) const {
+    const CudaQueue queue = card_->queue(scratch_->data());
+    if (stream_) stream_->before(i, queue.stream);
+    launches_[size_t(i)].run(launches_[size_t(i)].op, queue);
+    if (stream_) stream_->after(i, queue.stream);
   }
   void capture() {
     queue_nodes();
@@ -259,6 +302,7 @@ class CudaProgram final : public Program {
   std::unique_ptr<CardMemory> arena_, scratch_;
   std::unique_ptr<PinnedMemory> pinned_;
   std::vector<std::shared_ptr<CardMemory>> copies_;
+  std::unique_ptr<LayerStream> stream_;   // null: all layers are kept on the card
   std::vector<Changed> changed_;
   std::vector<Port> ports_;
   std::vector<Launch> launches_;
@@ -266,11 +310,11 @@ class CudaProgram final : public Program {
 };
 
 void CudaProgram::trace(const std::function<void(const TracedNode&)>& after) {
-  const CudaQueue queue = {card_->stream(), scratch_->data(), card_->properties().multiProcessorCount};
   for (const Changed& c : changed_) card_->upload(c.card->data(), c.host.data, c.host.bytes());
   move(Life::input);
+  if (stream_) stream_->begin(card_->stream());
   for (size_t i = 0; i < launches_.size(); ++i) {
-    launches_[i].run(launches_[i].op, queue);
+    queue_node(int(i));
     Outputs outputs;
     graph_->nodes()[i]->visit(outputs);
     std::vector<std::vector<std::byte>> bytes;
@@ -287,17 +331,21 @@ void CudaProgram::trace(const std::function<void(const TracedNode&)>& after) {
 
 class Cuda final : public Device {
  public:
-  explicit Cuda(int index) : card_(std::make_shared<Card>(index)) {}
+  Cuda(int index, int layers) : card_(std::make_shared<Card>(index, layers)) {}
   std::string name() const override {
     const cudaDeviceProp& p = card_->properties();
-    return join("cuda:", card_->index(), ", ", p.name, ", ", p.multiProcessorCount, " processors, ", p.totalGlobalMem >> 20, " MiB");
+    return join("cuda:", card_->index(), ", ", p.name, ", ", p.multiProcessorCount, " processors, ", p.totalGlobalMem >> 20, " MiB",
+                card_->hopper() ? ", Hopper tier" : "");
   }
   bool exact_shapes() const override { return false; }
+  std::optional<Limits> limits() override { return measure_limits(card_->properties(), card_->stream()); }
+  bool apart() const override { return true; }
   std::byte* alloc(int64_t bytes) override { return card_->alloc(bytes); }
   void free(std::byte* at, int64_t) override { card_->free(at); }
   void upload(std::byte* to, const void* from, int64_t bytes) override { card_->upload(to, from, bytes); }
   void download(void* to, const std::byte* from, int64_t bytes) override { card_->download(to, from, bytes); }
   std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph) override { return std::make_unique<CudaProgram>(std::move(graph), card_); }
+  Streamed streamed() const override { return card_->streamed; }
 
  private:
   std::shared_ptr<Card> card_;
@@ -305,6 +353,6 @@ class Cuda final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> cuda(int index) { return std::make_unique<Cuda>(index); }
+std::unique_ptr<Device> cuda(int index, int layers) { return std::make_unique<Cuda>(index, layers); }
 
 }  // namespace folio

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Add, scale, cast, activations and their gated forms on CUDA: one kernel, which reads one or two tensors, applies a function to each
+// Add, multiply, scale, cast, activations and their gated forms on CUDA: one kernel, which reads one or two tensors, applies a function to each
 // element and writes one. Nothing but memory traffic counts here: tensors without gaps are taken as one long row, four elements to a
 // thread where addresses allow it, and a thread reads what it overwrites before it writes, so that outputs may lie over inputs.
-// Casting to a quantised format lays warps over the rows, a lane to an element, because a block's scale depends on all of it.
+// Casting to a quantised format lays warps over the rows, a block to each, because its scale depends on all of it.
 #include "cuda/rows.cuh"
 #include "cuda/table.h"
 
@@ -13,6 +13,10 @@ namespace {
 struct Sum {
   static constexpr int inputs = 2;
   FOLIO_DEVICE float operator()(float a, float b) const { return a + b; }
+};
+struct Product {
+  static constexpr int inputs = 2;
+  FOLIO_DEVICE float operator()(float a, float b) const { return a * b; }
 };
 struct Scaled {
   static constexpr int inputs = 1;
@@ -64,7 +68,8 @@ void run_each(const F& f, Tensor a, Tensor b, Tensor y, const CudaQueue& queue) 
   const Rows p = rows_of(a), q = F::inputs == 2 ? rows_of(b) : Rows{}, out = rows_of(y);
   const int64_t rows = y.rows(), cols = y.cols();
   if constexpr (is_block<To>) {
-    launch<each_element<F, 1, From, To>>(over_rows(rows, cols, 1, queue.stream, 32), f, p, q, out, rows, cols);
+    constexpr int n = of_lane<To>;
+    launch<each_element<F, n, From, To>>(over_rows(rows, cols, n, queue.stream, 32), f, p, q, out, rows, cols);
   } else {
     if constexpr (!is_block<From>)  // rows of blocks are whole fours, and y is where the plan has put it
       if (!by_four(a) || !by_four(y) || (F::inputs == 2 && !by_four(b)))
@@ -76,6 +81,7 @@ void run_each(const F& f, Tensor a, Tensor b, Tensor y, const CudaQueue& queue) 
 }  // namespace
 
 void run(const Add& op, const CudaQueue& queue) { run_each(Sum{}, op.a, op.b, op.y, queue); }
+void run(const Mul& op, const CudaQueue& queue) { run_each(Product{}, op.a, op.b, op.y, queue); }
 void run(const Scale& op, const CudaQueue& queue) { run_each(Scaled{op.factor}, op.x, {}, op.y, queue); }
 void run(const Activate& op, const CudaQueue& queue) { run_each(Activated{op.act}, op.x, {}, op.y, queue); }
 void run(const Glu& op, const CudaQueue& queue) { run_each(Gated{op.act}, op.gate, op.up, op.y, queue); }

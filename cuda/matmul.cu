@@ -4,7 +4,9 @@
 //
 //   matmul.cuh          weights, quantised blocks, the way of a sum into y
 //   matmul_tokens.cuh   tokens rounded for the kernels below
-//   matmul_few.cuh      few tokens           matmul_many.cuh   many
+//   matmul_few.cuh      few tokens           matmul_many.cuh   many           matmul_e4m3.cuh   many, with weights in F8_E4M3
+//   matmul_hopper.cu    many, on sm_90a
+#include "cuda/matmul_e4m3.cuh"
 #include "cuda/matmul_few.cuh"
 #include "cuda/matmul_many.cuh"
 #include "cuda/table.h"
@@ -71,25 +73,28 @@ template <class W> void run_few_plain(const Call& c, auto tokens, auto gate) {
   const Launch at = few_launch<n, gated>(c, 64 * W::chunk, 0, split);
   either(c.w_aligned && c.x_aligned, [&](auto all) { launch<few_plain<W, n, gated, all()>>(at, c.w, c.x, c.out, split); });
 }
-template <class Q> void run_few_quantised(const Call& c, auto tokens, auto gate) {
+template <class Q> void run_few_quantised(const Call& c, auto tokens, auto gate, auto x) {
   constexpr int n = tokens();
   constexpr bool gated = gate();
   Smem shared;
   FewStages<Q, n, gated>::take(shared);
   bool split;
   const Launch at = few_launch<n, gated>(c, 64 * TokenRecord::blocks, shared.bytes(), split);
-  launch<few_quantised<Q, n, gated>>(at, c.w, c.queue.scratch, c.out, split);
+  launch<few_quantised<Q, n, gated, decltype(x)>>(at, c.w, x, c.out, split);
 }
 
 template <int N> using Int = std::integral_constant<int, N>;
 
 void run_few(DType type, const Call& c) {
   const auto by_type = [&](auto tokens, auto gate) {
+    const ByteTokens bytes = {c.queue.scratch, int(c.w.k / 32), c.x.tokens};
     switch (type) {
       case F16: return run_few_plain<WeightsF16>(c, tokens, gate);
       case BF16: return run_few_plain<WeightsBF16>(c, tokens, gate);
-      case Q8_0: return run_few_quantised<BlocksQ8>(c, tokens, gate);
-      case Q4_0: return run_few_quantised<BlocksQ4>(c, tokens, gate);
+      case Q8_0: return run_few_quantised<BlocksQ8>(c, tokens, gate, bytes);
+      case Q4_0: return run_few_quantised<BlocksQ4>(c, tokens, gate, bytes);
+      case F8_E4M3:
+        return either(c.x_aligned, [&](auto all) { run_few_quantised<BlocksE4m3>(c, tokens, gate, FloatTokens<all()>{c.x}); });
       default: return run_few_plain<WeightsF32>(c, tokens, gate);
     }
   };
@@ -126,6 +131,7 @@ template <bool Half> void run_many_halves(const Call& c) {
   const Launch at = {unsigned(c.x.tokens), token_threads, 0, c.queue.stream};
   launch<round_tokens<Half>>(at, c.x, planes.pitch, planes.plane, c.queue.scratch, back);
   const RoundedTokens x = {c.queue.scratch, back, planes.pitch, planes.plane};
+  if (c.w_aligned && run_hopper(Half ? F16 : BF16, c.w, x, c.out, c.queue)) return;
   with_tile<WideTile>(c, [&](auto tile, auto gate) {
     using Tile = decltype(tile);
     Smem shared;
@@ -140,6 +146,19 @@ template <class Q> void run_many_quantised(const Call& c) {
     Smem shared;
     ByteStages<Tile, Q>::take(shared);
     launch<many_quantised<Tile, Q, gate()>>(many_launch<Tile>(c, shared), c.w, c.queue.scratch, c.out);
+  });
+}
+
+void run_many_e4m3(const Call& c) {
+  const Planes planes(c.x.tokens, c.x.k, 1);
+  const Launch at = {unsigned(c.x.tokens), token_threads, 0, c.queue.stream};
+  launch<round_tokens<false>>(at, c.x, planes.pitch, planes.plane, c.queue.scratch, static_cast<float*>(nullptr));
+  const RoundedTokens x = {c.queue.scratch, nullptr, planes.pitch, planes.plane};
+  with_tile<WideByteTile>(c, [&](auto tile, auto gate) {
+    using Tile = decltype(tile);
+    Smem shared;
+    E4m3Stages<Tile>::take(shared);
+    launch<many_e4m3<Tile, gate()>>(many_launch<Tile>(c, shared), c.w, x, c.out);
   });
 }
 
@@ -176,6 +195,7 @@ void run(const Matmul& op, const CudaQueue& queue) {
     case BF16: return run_many_halves<false>(c);
     case Q8_0: return run_many_quantised<BlocksQ8>(c);
     case Q4_0: return run_many_quantised<BlocksQ4>(c);
+    case F8_E4M3: return run_many_e4m3(c);
     default: return run_many_floats(c);
   }
 }

@@ -60,6 +60,21 @@ struct MatmulOut {
   }
 };
 
+// A patch of shared memory for the sums of 16 tokens and 32 rows, of one warp: by way of it, lanes write 128 bytes of one token side by
+// side, and the code of what happens to a sum stands there once. With a gate, groups of eight rows alternate: w, gate, w, gate.
+inline constexpr int patch_rows = 32, patch_pitch = patch_rows + 4, patch_floats = 16 * patch_pitch;
+
+// Stores a patch that begins at that token and feature. The warp has written it and called __syncwarp().
+template <bool Gate> FOLIO_DEVICE void put_patch(const MatmulOut& out, const float* patch, int token, int feature) {
+  constexpr int features = patch_rows >> Gate;
+#pragma unroll 1
+  for (int i = lane_id(); i < 16 * features; i += 32) {
+    const int f = i % features;
+    const float* at = patch + i / features * patch_pitch + (Gate ? f / 8 * 16 + f % 8 : f);
+    out.put<Gate>(token + i / features, feature + f, at[0], Gate ? at[8] : 0.0f);
+  }
+}
+
 // Blocks of 32 weights, read from shared memory at even addresses into eight words of four signed bytes, in order.
 struct BlocksQ8 {
   static constexpr int bytes = 34, words = 8;
@@ -77,6 +92,11 @@ struct BlocksQ4 {
       q[i] = (q[i] << 4 & 0xf0f0f0f0u) ^ 0x80808080u;
     }
   }
+};
+
+// Half a block of F8_E4M3, for what only copies rows.
+struct BlocksE4m3 {
+  static constexpr int bytes = 34;
 };
 
 // The block at byte `at` (even) of `from`; returns what its bytes are multiples of. Reads up to two bytes before and after it.

@@ -10,6 +10,7 @@
 //   Q8_0, Q4_0       a lane takes a block. Rows lie at odd multiples of two bytes, so what a warp needs of them comes by cp.async as whole
 //                    vectors into its own shared memory, stages ahead, and is shifted into place on its way to registers. dp4a with
 //                    tokens in int8 (TokenRecord): Σ_blocks (w.d · sum) · x.d
+//   F8_E4M3          copied the same way; of a stage, a lane takes every 32nd word. (w.d · w.q) · x in f32
 #pragma once
 #include "cuda/matmul_tokens.cuh"
 
@@ -180,8 +181,54 @@ FOLIO_DEVICE void meet_records(const uint4* stage, int vectors, const int (&shif
   }
 }
 
-template <class Q, int Tokens, bool Gate>
-__global__ void __launch_bounds__(32 * few_warps) few_quantised(MatmulWeights w, const std::byte* x, MatmulOut out, bool split) {
+// Tokens of F8_E4M3, as they are. A stage is 16 blocks, and a half warp has one.
+template <bool Aligned> struct FloatTokens {
+  MatmulTokens x;
+
+  template <class Q, int Tokens, int Rows>
+  FOLIO_DEVICE void meet(const uint4* stage, int vectors, const int (&shift)[Rows], int record, float (&sum)[Rows][Tokens]) const {
+    const int half = lane_id() / 16, word = 1 + lane_id() % 16;  // the first word of a block is its scale
+#pragma unroll 2
+    for (int block = half; block < 16; block += 2) {
+      const int64_t k = int64_t(record) * 1024 + 64 * block + 4 * (word - 1);
+      if (k >= x.k) break;
+      float4 weight[Rows];
+#pragma unroll
+      for (int r = 0; r < Rows; ++r) {
+        const auto* from = reinterpret_cast<const uint32_t*>(stage + r * vectors) + shift[r] / 4 + 17 * block;
+        const float d = __uint_as_float(from[0]);
+        const float4 q = unpack_e4m3(from[word]);
+        weight[r] = make_float4(q.x * d, q.y * d, q.z * d, q.w * d);
+      }
+#pragma unroll
+      for (int t = 0; t < Tokens; ++t) {
+        float v[4];
+        load_token<4, Aligned>(x.x + min(t, x.tokens - 1) * x.stride + k, 4, v);
+#pragma unroll
+        for (int r = 0; r < Rows; ++r) {
+          const float4 u = weight[r];
+          sum[r][t] = fmaf(u.w, v[3], fmaf(u.z, v[2], fmaf(u.y, v[1], fmaf(u.x, v[0], sum[r][t]))));
+        }
+      }
+    }
+  }
+};
+
+// Those of the others, in records.
+struct ByteTokens {
+  const std::byte* x;
+  int blocks, tokens;  // of a row; how many
+
+  template <class Q, int Tokens, int Rows>
+  FOLIO_DEVICE void meet(const uint4* stage, int vectors, const int (&shift)[Rows], int record, float (&sum)[Rows][Tokens]) const {
+    const int64_t token_bytes = int64_t((blocks + TokenRecord::blocks - 1) / TokenRecord::blocks) * TokenRecord::bytes;
+    if (record * TokenRecord::blocks + lane_id() < blocks)
+      meet_records<Q>(stage, vectors, shift, x + int64_t(record) * TokenRecord::bytes, token_bytes, tokens, sum);
+  }
+};
+
+template <class Q, int Tokens, bool Gate, class X>
+__global__ void __launch_bounds__(32 * few_warps) few_quantised(MatmulWeights w, X x, MatmulOut out, bool split) {
   using Stages = FewStages<Q, Tokens, Gate>;
   constexpr int rows = Stages::rows, vectors = Stages::vectors, stages = Stages::stages;
   const FewWarp at = FewWarp::here<FewTile<Tokens, Gate>>(split);
@@ -209,10 +256,7 @@ __global__ void __launch_bounds__(32 * few_warps) few_quantised(MatmulWeights w,
     cp_async_wait<stages - 2>();
     __syncwarp();  // all lanes have waited, and all are through with the stage that is copied into now
     copy(step + stages - 1);
-    const int record = at.part + step * at.parts;
-    if (record * 32 + lane_id() < blocks)
-      meet_records<Q>(mine + step % stages * rows * vectors, vectors, shift, x + int64_t(record) * TokenRecord::bytes,
-                      int64_t(records) * TokenRecord::bytes, out.tokens, sum);
+    x.template meet<Q>(mine + step % stages * rows * vectors, vectors, shift, at.part + step * at.parts, sum);
   }
   cp_async_wait<0>();
   put_few<Tokens, Gate>(out, at, sum);

@@ -49,30 +49,22 @@ template <class Tile> FOLIO_DEVICE bool add_parts(typename Tile::Sums& sum, void
   return true;
 }
 
-inline constexpr int patch_bytes = 16 * 36 * sizeof(float);  // of a warp: 16 tokens, 32 rows and room of 4
-
-// Stores what a warp has, 16 tokens at a time, by way of a patch of shared memory of its own: so that its lanes write 128 bytes of one
-// token side by side, and the code of what happens to a sum stands there once. All warps of the block call, when they need the memory at
+// Stores what a warp has, 16 tokens at a time, by way of a patch of its own. All warps of the block call, when they need the memory at
 // `shared` for nothing else. The warp's tile begins at token `token`; the block's first row is that of feature `first`.
 template <class Tile, bool Gate>
 FOLIO_DEVICE void put_tile(const MatmulOut& out, const typename Tile::Sums& sum, void* shared, int token, int first) {
-  constexpr int rows = 8 * Tile::R, pitch = patch_bytes / 64, features = rows >> Gate;
-  const int lane = lane_id(), g = lane / 4, t = lane % 4;
-  float* const patch = static_cast<float*>(shared) + warp_id() * 16 * pitch;
+  static_assert(8 * Tile::R == patch_rows);
+  const int g = lane_id() / 4, t = lane_id() % 4;
+  float* const patch = static_cast<float*>(shared) + warp_id() * patch_floats;
 #pragma unroll
   for (int m = 0; m < Tile::M; ++m) {
     __syncwarp();
 #pragma unroll
     for (int r = 0; r < Tile::R; ++r)
 #pragma unroll
-      for (int i = 0; i < 4; i += 2) st_vec(patch + (g + 4 * i) * pitch + 8 * r + 2 * t, make_float2(sum[m][r][i], sum[m][r][i + 1]));
+      for (int i = 0; i < 4; i += 2) st_vec(patch + (g + 4 * i) * patch_pitch + 8 * r + 2 * t, make_float2(sum[m][r][i], sum[m][r][i + 1]));
     __syncwarp();
-#pragma unroll 1
-    for (int i = lane; i < 16 * features; i += 32) {
-      const int f = i % features;
-      const float* at = patch + i / features * pitch + (Gate ? f / 8 * 16 + f % 8 : f);
-      out.put<Gate>(token + 16 * m + i / features, first + (Tile::warp_row() >> Gate) + f, at[0], Gate ? at[8] : 0.0f);
-    }
+    put_patch<Gate>(out, patch, token + 16 * m, first + (Tile::warp_row() >> Gate));
   }
 }
 
@@ -88,13 +80,6 @@ FOLIO_DEVICE void row_fragments(uint32_t (&b)[4], const std::byte* tile, int pit
 }
 
 // --- F16 and BF16.
-
-// Tokens as round_tokens leaves them: `terms` planes of rows of `pitch` numbers.
-struct RoundedTokens {
-  const std::byte* planes;
-  const float* back;  // a factor for each token, or null
-  int64_t pitch, plane;
-};
 
 // A stage: the tokens' planes, then the rows; 32 numbers for each part of k, and 16 bytes of room.
 template <class Tile, bool F16> struct HalfStage {
@@ -281,7 +266,7 @@ FOLIO_DEVICE void multiply_block(const ByteStages<Tile, Q>& s, int stage, int bl
 template <class Tile, class Q, bool Gate>
 __global__ void __launch_bounds__(Tile::threads) many_quantised(MatmulWeights w, const std::byte* x, MatmulOut out) {
   using Stages = ByteStages<Tile, Q>;
-  static_assert(Stages::stages * Tile::tokens * Stages::pitch >= Tile::threads / 32 * patch_bytes);
+  static_assert(Stages::stages * Tile::tokens * Stages::pitch >= Tile::threads / 32 * patch_floats * int(sizeof(float)));
   const int token = int(blockIdx.x) * Tile::tokens, feature = int(blockIdx.y) * (Tile::rows >> Gate);
   Smem shared = Smem::here();
   const Stages s = Stages::take(shared);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Tokens of Matmul in the form that tensor cores and integer dots want, written to scratch before the product: int8 in blocks of 32 for
-// quantised weights; bf16 for bf16; for f16 the sum of two f16, for x must not lose bits there: 22 of them are left. A token is scaled
-// by a power of two first, for f16 has no room for what f32 may hold; its largest number lands between 2^14 and 2^15, and of small ones
-// what is left is 2^-39 of the largest.
+// Q8_0 and Q4_0; bf16 for bf16 and F8_E4M3; for f16 the sum of two f16, for x must not lose bits there: 22 of them are left. A token is
+// scaled by a power of two first, for f16 has no room for what f32 may hold; its largest number lands between 2^14 and 2^15, and of small
+// ones what is left is 2^-39 of the largest.
 #pragma once
 #include "cuda/matmul.cuh"
 
@@ -14,6 +14,18 @@ struct MatmulTokens {
   int tokens;
   int64_t k;
 };
+
+// Tokens as round_tokens leaves them: planes of rows of `pitch` numbers, `plane` bytes apart, and for f16 a factor for each token.
+struct RoundedTokens {
+  const std::byte* planes;
+  const float* back;
+  int64_t pitch, plane;
+};
+
+// matmul_hopper.cu: multiplies in the Hopper tier if that is chosen and suits the shape; says whether. Weights are f16 or bf16, and every
+// row of theirs begins at a multiple of 16 bytes.
+struct CudaQueue;
+bool run_hopper(DType type, const MatmulWeights& w, const RoundedTokens& x, const MatmulOut& out, const CudaQueue& queue);
 
 inline constexpr int token_threads = 256;
 

@@ -46,6 +46,24 @@ template <int N, bool Wide> __global__ void rms_norm_rows(Rows x, const std::byt
   });
 }
 
+template <int N, bool Wide> __global__ void l2_norm_rows(Rows x, Rows y, int64_t rows, int cols, float eps) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+  if (i >= rows) return;
+  const std::byte* const in = x.row(i);
+  std::byte* const out = y.row(i);
+  double sum = 0;
+  each_part<N>(in, cols, [&](int, const float(&v)[N]) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum += double(v[j]) * v[j];
+  });
+  const float scale = float(1 / sqrt(row_sum<Wide>(sum) + eps));
+  each_part<N>(in, cols, [&](int c, float(&v)[N]) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) v[j] *= scale;
+    write<N, float>(out, c, v);
+  });
+}
+
 // `b` may be null.
 template <int N, bool Wide>
 __global__ void layer_norm_rows(Rows x, const std::byte* w, const std::byte* b, Rows y, int64_t rows, int cols, float eps) {
@@ -106,6 +124,14 @@ void run(const LayerNorm& op, const CudaQueue& queue) {
   with_shape(four, cols, [&](auto n, auto wide) {
     launch<layer_norm_rows<n(), wide()>>(over_norm_rows(rows, cols, queue.stream), rows_of(op.x), op.w.data,
                                          op.b.present() ? op.b.data : nullptr, rows_of(op.y), rows, int(cols), op.eps);
+  });
+}
+
+void run(const L2Norm& op, const CudaQueue& queue) {
+  const int64_t rows = op.x.rows(), cols = op.x.cols();
+  if (op.x.count() == 0) return;
+  with_shape(by_four(op.x) && by_four(op.y), cols, [&](auto n, auto wide) {
+    launch<l2_norm_rows<n(), wide()>>(over_norm_rows(rows, cols, queue.stream), rows_of(op.x), rows_of(op.y), rows, int(cols), op.eps);
   });
 }
 

@@ -76,7 +76,7 @@ template <class T> void run_append(const Append& op, const CudaQueue& queue) {
   const int64_t rows = op.x.rows(), cols = op.x.cols();
   const auto groups = unsigned(op.x.dim(1));
   if constexpr (is_block<T>) {
-    launch<append_rows<1, T>>(over_rows(rows, cols, 1, queue.stream, 32), x, places, pool, rows, groups, cols);
+    launch<append_rows<of_lane<T>, T>>(over_rows(rows, cols, of_lane<T>, queue.stream, 32), x, places, pool, rows, groups, cols);
   } else {
     if (by_four(op.x) && by_four(op.pool))
       launch<append_rows<4, T>>(over_rows(rows, cols, 4, queue.stream), x, places, pool, rows, groups, cols);

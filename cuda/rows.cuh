@@ -4,7 +4,8 @@
 //
 // Elements are taken N at a time: four where the launcher has seen that all addresses allow it, else one. The blocks of Q8_0 and
 // Q4_0 are aligned to 2 bytes only, so they are read in pieces of 2 bytes at most, four elements of one block at a time if N is 4.
-// They are written by a whole warp, lane i holding element i of the block, and come out bit for bit as from_float makes them.
+// Those of F8_E4M3 are aligned to 4. Blocks are written by a whole warp, lane i holding element i, or of 64 elements 2 i and 2 i + 1, and
+// come out bit for bit as from_float makes them.
 #pragma once
 #include <algorithm>
 #include <bit>
@@ -79,7 +80,9 @@ FOLIO_DEVICE int64_t row_step() { return int64_t(gridDim.y) * blockDim.y; }
 template <int N> FOLIO_DEVICE int64_t first_col() { return (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * N; }
 template <int N> FOLIO_DEVICE int64_t col_step() { return int64_t(gridDim.x) * blockDim.x * N; }
 
-template <class T> inline constexpr bool is_block = std::is_same_v<T, BlockQ8_0> || std::is_same_v<T, BlockQ4_0>;
+template <class T> inline constexpr bool is_f8 = std::is_same_v<T, BlockF8_E4M3>;
+template <class T> inline constexpr bool is_block = std::is_same_v<T, BlockQ8_0> || std::is_same_v<T, BlockQ4_0> || is_f8<T>;
+template <class T> inline constexpr int of_lane = is_f8<T> ? 2 : 1;  // elements of a block, when a warp writes it
 
 // Calls f with a value of the type that a format's elements or blocks are stored as.
 template <class F> void with_storage(DType type, F f) {
@@ -89,16 +92,17 @@ template <class F> void with_storage(DType type, F f) {
     case BF16: return f(bf16{});
     case Q8_0: return f(BlockQ8_0{});
     case Q4_0: return f(BlockQ4_0{});
+    case F8_E4M3: return f(BlockF8_E4M3{});
     default: fail("cuda: rows of ", format(type).name, " are not numbers");
   }
 }
 
 // Elements c .. c + N - 1 of a row.
 template <int N, class T> FOLIO_DEVICE void read_plain(float (&x)[N], const std::byte* row, int64_t c, Here here) {
-  static_assert(N == 1 || N == 4);
+  static_assert(N == 1 || N == 2 || N == 4);
   const std::byte* at = row + c * int64_t(sizeof(T));
-  if constexpr (N == 1) {
-    x[0] = to_float(ld_vec<T>(at, here));
+  if constexpr (N < 4) {
+    for (int j = 0; j < N; ++j) x[j] = to_float(ld_vec<T>(at + j * sizeof(T), here));
   } else if constexpr (sizeof(T) == 4) {
     const auto v = ld_vec<float4>(at, here);
     x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
@@ -124,8 +128,19 @@ template <int N, class T> FOLIO_DEVICE void read_block(float (&x)[N], const std:
     x[j] = d * float(bytes ? int(int8_t(byte)) : int(i < 16 ? byte & 15 : byte >> 4) - 8);
   }
 }
+template <int N> FOLIO_DEVICE void read_f8(float (&x)[N], const std::byte* row, int64_t c, Here here) {
+  const std::byte *block = row + c / 64 * int64_t(sizeof(BlockF8_E4M3)), *at = block + 4 + c % 64;
+  const float d = ld_vec<float>(block, here);
+  if constexpr (N == 1) {
+    x[0] = d * to_float(e4m3{ld_vec<uint8_t>(at, here)});
+  } else {
+    const float4 v = unpack_e4m3(ld_vec<uint32_t>(at, here));
+    x[0] = d * v.x, x[1] = d * v.y, x[2] = d * v.z, x[3] = d * v.w;
+  }
+}
 template <int N, class T> FOLIO_DEVICE void read(float (&x)[N], const std::byte* row, int64_t c, Here here = {}) {
-  if constexpr (is_block<T>) read_block<N, T>(x, row, c, here);
+  if constexpr (is_f8<T>) read_f8(x, row, c, here);
+  else if constexpr (is_block<T>) read_block<N, T>(x, row, c, here);
   else read_plain<N, T>(x, row, c, here);
 }
 
@@ -156,12 +171,20 @@ FOLIO_DEVICE void write_q4(std::byte* block, float x, Here here) {
   if (lane_id() < 16) st_vec(block + 2 + lane_id(), uint8_t(q | above << 4), here);
 }
 
-// Writes elements c .. c + N - 1 of a row. Blocks: N is 1, and the lanes of the warp have the 32 elements of one block.
+FOLIO_DEVICE void write_f8(std::byte* block, float low, float high, Here here) {
+  const auto size = [](float x) { return fabsf(x) < INFINITY ? fabsf(x) : 0.0f; };
+  const float d = warp_max(fmaxf(size(low), size(high)), here) / 448.0f, unit = d > 0 ? d : 1.0f;
+  if (lane_id() == 0) st_vec(block, d, here);
+  st_vec(block + 4 + 2 * lane_id(), uint16_t(to_e4m3(low / unit).bits | to_e4m3(high / unit).bits << 8), here);
+}
+
+// Writes elements c .. c + N - 1 of a row. Blocks: N is of_lane, and the lanes of the warp have the elements of one block.
 template <int N, class T> FOLIO_DEVICE void write(std::byte* row, int64_t c, const float (&x)[N], Here here = {}) {
-  static_assert(N == 1 || (N == 4 && !is_block<T>));
-  std::byte* const at = row + (is_block<T> ? c / 32 : c) * int64_t(sizeof(T));
+  static_assert(is_block<T> ? N == of_lane<T> : N == 1 || N == 4);
+  std::byte* const at = row + (is_block<T> ? c / (32 * of_lane<T>) : c) * int64_t(sizeof(T));
   if constexpr (std::is_same_v<T, BlockQ8_0>) write_q8(at, x[0], here);
   else if constexpr (std::is_same_v<T, BlockQ4_0>) write_q4(at, x[0], here);
+  else if constexpr (is_f8<T>) write_f8(at, x[0], x[1], here);
   else if constexpr (N == 1) st_vec(at, from_float<T>(x[0]), here);
   else if constexpr (sizeof(T) == 4) st_vec(at, make_float4(x[0], x[1], x[2], x[3]), here);
   else if constexpr (std::is_same_v<T, f16>) st_vec(at, make_uint2(pack_f16(x[0], x[1]), pack_f16(x[2], x[3])), here);

@@ -18,9 +18,10 @@ struct CudaQueue {
   cudaStream_t stream;
   std::byte* scratch;      // of the op, aligned to 256, its content undefined: the ops before have used it, too
   int processors;          // multiprocessors of the card
+  bool hopper = false;     // kernels of the Hopper tier are wanted, and the card has what they need
 };
 
-#define OPS_WITH_CUDA_SCRATCH(OP) OP(Matmul) OP(Attend)
+#define OPS_WITH_CUDA_SCRATCH(OP) OP(Matmul) OP(Attend) OP(Sample)
 
 #define FOLIO_DECLARE(OP) void run(const OP&, const CudaQueue&);
 ALL_OPS(FOLIO_DECLARE)

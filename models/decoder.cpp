@@ -19,9 +19,10 @@ Decoder::Decoder(const Weights& w) : dim_(size_in(w, "dim")), vocab_(size_in(w, 
         " entries and layer.ffn ", ffns.size());
   for (int64_t l = 0; l < layers; ++l) {
     const std::string layer = join("layer.", l, ".");
-    layers_.push_back({.norm_mix = norm(w, layer + "norm_mix"), .norm_ffn = norm(w, layer + "norm_ffn"),
+    layers_.push_back({.norm_mix = norm(w, layer + "norm_mix"), .norm_ffn = {},
                        .mixer = make_mixer({w, join("mixer.", mixers[size_t(l)], "."), layer + "mix.", dim_}),
                        .ffn = Ffn(w, join("ffn.", ffns[size_t(l)], "."), layer + "ffn.", dim_)});
+    if (layers_.back().ffn.present()) layers_.back().norm_ffn = norm(w, layer + "norm_ffn");
   }
   norm_out_ = norm(w, "norm_out");
 }
@@ -63,13 +64,19 @@ Tensor Decoder::logits(const Step& step, const Memory& memory) const {
     x = layer.mixer->extend(layer.norm_mix(x), x, memory.layers[l], step);
     graph.scope(join("layer.", l, ".ffn"));
     if (l + 1 == layers_.size()) x = gather(x, step.wanted);   // nobody reads the other places any more
-    x = layer.ffn.forward(layer.norm_ffn(x), x);
+    if (layer.ffn.present()) x = layer.ffn.forward(layer.norm_ffn(x), x);
   }
   graph.scope("head");
   Tensor y = matmul(norm_out_(x), head_);               // [W, V]
   if (logit_scale_ != 1) y = scale(y, logit_scale_);
   if (logit_softcap_ > 0) y = softcap(y, logit_softcap_);
   return y;
+}
+
+Tensor Decoder::draw(Tensor logits, const DrawInputs& in) const {
+  logits.graph->scope("draw");
+  return logits.graph->record(Sample{.logits = logits, .options = in.options, .place = in.place, .seen = in.seen, .biased = in.biased,
+                                     .bias = in.bias}).token;
 }
 
 }  // namespace folio

@@ -7,13 +7,13 @@
 //   arch "decoder" · dim · layers · vocab · context (trained length) · name?
 //   norm.kind "rms" | "layer" · norm.eps
 //   embed.positions? ["none"] | "learned" · embed.scale? [1] · logit.scale? [1] · logit.softcap? [0 = off]
-//   mixer.N.kind "attention" · .heads · .groups · .head_size · .window? [0 = all] (keys a query sees, its own included) · .sinks? [0] · .scale? [1/√head_size]
+//   mixer.N.kind "attention" (others: mixers/recurrent.h) · .heads · .groups · .head_size · .window? [0 = all] (keys a query sees, its own included) · .sinks? [0] · .scale? [1/√head_size]
 //          .softcap? [0] · .qk_norm? [0] (RMS norm of each head of q and k, before rope) · .alibi? [0]
 //          .rope? ["none"] | "adjacent" (pairs 2i, 2i+1) | "half" (pairs i, i + n/2) · .rope_dims? [head_size] · .theta? [10000]
 //          .rope_scaling? ["none"] | "linear" | "llama3" | "yarn" · .rope_factor · .rope_original_context
 //          llama3: .rope_low_freq_factor · .rope_high_freq_factor      yarn: .rope_beta_fast? [32] · .rope_beta_slow? [1] ·
 //          .rope_mscale? (factor on q·k's rotated parts, sqrt of the logits' factor; absent: 0.1·ln(factor)+1)
-//   ffn.N.kind "dense" · .dim · .gated 0|1 · .act "silu" | "gelu" (exact) | "gelu_tanh" | "relu" | "relu2"
+//   ffn.N.kind "none" (a layer that is all mixer) | "dense" · .dim · .gated 0|1 · .act "silu" | "gelu" (exact) | "gelu_tanh" | "relu" | "relu2"
 //   layer.mixer, layer.ffn: one profile number per layer
 //   chat.template? (the checkpoint's Jinja text) · source.gguf? (JSON from which convert.py restores a GGUF file; of no use here)
 // A file that holds a tokenizer alone has arch "vocab".
@@ -46,12 +46,13 @@ class Decoder final : public Model {
   int64_t weight_bytes() const override;
   int64_t flops_per_token() const override;
   Tensor logits(const Step& step, const Memory& memory) const override;
+  Tensor draw(Tensor logits, const DrawInputs& inputs) const override;
 
  private:
   struct Norm {
     Tensor weight, bias;   // [C]
-    bool centred;          // LayerNorm, else RmsNorm
-    float eps;
+    bool centred = false;  // LayerNorm, else RmsNorm
+    float eps = 0;
     Tensor operator()(Tensor x) const;
   };
   struct Layer {

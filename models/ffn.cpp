@@ -15,9 +15,11 @@ static Act read_act(const Weights& weights, const std::string& key) {
   return found->second;
 }
 
-Ffn::Ffn(const Weights& w, const std::string& profile, const std::string& layer, int64_t dim) : act_(read_act(w, profile + "act")) {
+Ffn::Ffn(const Weights& w, const std::string& profile, const std::string& layer, int64_t dim) {
   const std::string kind = w.text(profile + "kind");
-  check(kind == "dense", w.path(), ": ffn kind '", kind, "' is not known; known are: dense");
+  if (kind == "none") return;
+  check(kind == "dense", w.path(), ": ffn kind '", kind, "' is not known; known are: dense, none");
+  act_ = read_act(w, profile + "act");
   const int64_t width = size_in(w, profile + "dim");
   up_ = w.get(layer + "up.weight", {width, dim});
   down_ = w.get(layer + "down.weight", {dim, width});

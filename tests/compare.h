@@ -32,6 +32,8 @@ inline Tolerance tolerance_of(DType type, double largest) {
       return {largest / 127 * 1.01, 0, 1e-4};
     case Q4_0:
       return {largest / 8 * 1.01, 0, 1e-2};
+    case F8_E4M3:
+      return {largest / 448 * 0x1.1p-9, 0.127, 1e-2};
     default:
       return {};
   }
@@ -88,8 +90,14 @@ inline std::string bit_difference(const Tensor& got, const Tensor& want) {
   return "";
 }
 
-inline std::string difference(const Tensor& got, const Tensor& want, Tolerance t, const Tensor* allowed = nullptr) {
-  if (got.type != want.type || !(got.shape == want.shape) || want.type == I32 || want.type == U8) return bit_difference(got, want);
+// *worst_ratio: the largest error of an element, as a multiple of what is allowed; infinite if it has no size.
+inline std::string difference(const Tensor& got, const Tensor& want, Tolerance t, const Tensor* allowed = nullptr,
+                              double* worst_ratio = nullptr) {
+  if (got.type != want.type || !(got.shape == want.shape) || want.type == I32 || want.type == U8) {
+    std::string text = bit_difference(got, want);
+    if (worst_ratio) *worst_ratio = text.empty() ? 0 : std::numeric_limits<double>::infinity();
+    return text;
+  }
   const std::vector<double> a = elements(got), b = elements(want),
                             extra = allowed ? elements(*allowed) : std::vector<double>(b.size(), 0.0);
   std::ostringstream text;
@@ -110,6 +118,7 @@ inline std::string difference(const Tensor& got, const Tensor& want, Tolerance t
     if (excess > 1) ++wrong;
     if (excess > worst) worst = excess, at = i;
   }
+  if (worst_ratio) *worst_ratio = worst;
   if (wrong > 0) {
     text << wrong << " of " << b.size() << " elements differ; worst at " << coordinates(want.shape, int64_t(at)) << ": " << a[at]
          << ", expected " << b[at] << ", off by " << std::fabs(a[at] - b[at]) << ", " << worst << " times what is allowed";

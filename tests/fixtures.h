@@ -89,7 +89,7 @@ inline std::vector<float> all_logits(Engine& engine, Seq& seq, std::span<const T
   std::vector<float> all;
   for (size_t from = 0; from < tokens.size(); from += size_t(chunk)) {
     const auto part = tokens.subspan(from, std::min(size_t(chunk), tokens.size() - from));
-    EXPECT_TRUE(engine.cache().reserve(seq, int(part.size())));
+    EXPECT_TRUE(engine.cache().reserve(seq, int(part.size()), int(part.size())));
     const Work work{&seq, part, int(part.size())};
     const Tensor logits = engine.step({&work, 1});
     all.insert(all.end(), logits.at<float>(), logits.at<float>() + logits.count());

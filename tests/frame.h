@@ -2,6 +2,7 @@
 // What test_ops does with a case: it puts the inputs into memory of its own (packed, or as strided views between poison), runs
 // the op as a graph of one node through the door that everybody uses, and looks whether only the outputs have changed.
 #pragma once
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -62,6 +63,11 @@ inline void poison(DType type, std::byte* at, int64_t elements) {
       BlockQ4_0 block{0x7e00, {}};
       std::memset(block.q, 0x5a, sizeof block.q);
       return fill(block, elements / 32);
+    }
+    case F8_E4M3: {
+      BlockF8_E4M3 block{std::numeric_limits<float>::quiet_NaN(), {}};
+      std::memset(block.q, 0x5a, sizeof block.q);
+      return fill(block, elements / 64);
     }
   }
 }
@@ -198,10 +204,41 @@ bool may_take_over(Op op) {
   return false;
 }
 
-// Through Graph, Plan and Device, `rounds` times, which must give the same bits. With `takeover`, inputs whose bytes an output may take are
-// made temporary values first, so that the output takes them. Gives a complaint, or an empty string.
+// Within the format's tolerance and what the case allows beyond it: a complaint, or an empty string. *worst: the largest error of an
+// element, as a multiple of what is allowed.
 template <class Op>
-std::string run_graph(Device& device, Instance<Op>& in, bool takeover, int rounds, Results& results) {
+std::string judge(const Case<Op>& c, const Results& got, const std::vector<Tensor>& want, double* worst = nullptr) {
+  if (got.tensors.size() != want.size()) return join(got.tensors.size(), " results, expected ", want.size());
+  for (size_t i = 0; i < want.size(); ++i) {
+    double largest = 0, ratio = 0;
+    for (double x : elements(want[i])) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
+    const Tensor* extra = i < c.allowed.size() && c.allowed[i].present() ? &c.allowed[i] : nullptr;
+    const std::string wrong = difference(got.tensors[i], want[i], tolerance_of(want[i].type, largest), extra, &ratio);
+    if (worst) *worst = std::max(*worst, ratio);
+    if (!wrong.empty()) return got.names[i] + ": " + wrong;
+  }
+  return "";
+}
+
+// Operations of a case, about.
+template <class Op>
+int64_t operations_of(const Case<Op>& c) {
+  Op op = c.op;
+  op.shape();
+  int64_t elements = 0;
+  const Fields f = fields(op);
+  for (const auto& [name, t] : f.inputs) elements = std::max(elements, t->count());
+  for (const auto& out : f.outputs) elements = std::max(elements, out.tensor->count());
+  if constexpr (std::is_same_v<Op, Matmul>) return op.y.count() * op.x.cols() * (op.gate.present() ? 2 : 1);
+  if constexpr (std::is_same_v<Op, Attend>) return op.o.count() * op.page.dim(1) * page_tokens;
+  return elements;
+}
+
+// Through Graph, Plan and Device, `rounds` times, which must give the same bits; the last time node by node (Program::trace) if
+// `eager`. With `takeover`, inputs whose bytes an output may take are made temporary values first, so that the output takes them.
+// Gives a complaint, or an empty string.
+template <class Op>
+std::string run_graph(Device& device, Instance<Op>& in, bool takeover, int rounds, Results& results, bool eager = false) {
   auto graph = std::make_unique<Graph>();
   Op op = in.op;
   int taken = 0;
@@ -221,19 +258,30 @@ std::string run_graph(Device& device, Instance<Op>& in, bool takeover, int round
     if (takeover && out.over && out.over->present() && plan.place[size_t(out.tensor->value)] != plan.place[size_t(out.over->value)])
       return out.name + " did not take over the bytes it may have";
   std::unique_ptr<Program> program = device.compile(std::move(graph));
-  for (int round = 0; round < rounds; ++round) {
+  for (int round = 0; round < rounds + eager; ++round) {
     in.reset();
-    program->run();
-    size_t next = 0;
-    auto keep = [&](const std::string& name, const Tensor& t) -> std::string {
-      if (round == 0) return results.keep(name, t), "";
-      const std::string differs = bit_difference(t, results.tensors[next++]);
-      return differs.empty() ? "" : "a later run's " + name + ": " + differs;
-    };
-    for (const auto& out : f.outputs)
-      if (const std::string text = keep(out.name, program->output(out.name)); !text.empty()) return text;
-    for (const auto& t : in.changed())
-      if (const std::string text = keep("changed", t); !text.empty()) return text;
+    std::vector<Tensor> now;
+    Store traced;
+    if (round < rounds) {
+      program->run();
+      for (const auto& out : f.outputs) now.push_back(program->output(out.name));
+    } else {
+      program->trace([&](const TracedNode& node) {
+        now.clear();   // the op is the last node
+        for (const auto& [name, t] : node.outputs) now.push_back(traced.copy(t));
+      });
+    }
+    for (const Tensor& t : in.changed()) now.push_back(t);
+    const size_t outputs = f.outputs.size();
+    for (size_t i = 0; i < now.size(); ++i) {
+      const std::string name = i < outputs ? f.outputs[i].name : "changed";
+      if (round == 0) {
+        results.keep(name, now[i]);
+        continue;
+      }
+      const std::string differs = bit_difference(now[i], results.tensors[i]);
+      if (!differs.empty()) return join(round < rounds ? "a later run's " : "the eager run's ", name, ": ", differs);
+    }
     if (const std::string text = in.damage(); !text.empty()) return text;
   }
   return "";

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <filesystem>
 #include <limits>
@@ -188,9 +189,71 @@ TEST(Dtype, F32ToBf16RoundsToNearestEven) {
   EXPECT_TRUE(std::isnan(bf16_to_f32(f32_to_bf16(std::bit_cast<float>(0x7f800001u)))));  // its payload is cut off whole
 }
 
+// e4m3 as OCP's paper on 8-bit formats defines it, in double.
+double small(uint8_t b) {
+  const int exponent = b >> 3 & 15, fraction = b & 7;
+  if (exponent == 15 && fraction == 7) return std::nan("");
+  return (b >> 7 ? -1 : 1) * (exponent ? std::ldexp(8 + fraction, exponent - 10) : std::ldexp(fraction, -9));
+}
+
+// The nearest of all numbers, the even one of two; slow and plain. What is beyond the largest is nearest to it.
+uint8_t nearest_e4m3(double x) {
+  const int sign = std::signbit(x) ? 0x80 : 0;
+  int best = 0;
+  for (int b = 1; b < 0x7f; ++b) {
+    const double now = std::fabs(std::fabs(x) - small(uint8_t(b))), before = std::fabs(std::fabs(x) - small(uint8_t(best)));
+    if (now < before || (now == before && b % 2 == 0)) best = b;
+  }
+  return uint8_t(best | sign);
+}
+
+TEST(Dtype, AllE4m3ToF32AndBack) {
+  for (int b = 0; b < 256; ++b) {
+    const float f = e4m3_to_f32(uint8_t(b));
+    EXPECT_EQ(std::signbit(f), b >> 7 != 0) << b;
+    if (std::isnan(small(uint8_t(b)))) {
+      EXPECT_TRUE(std::isnan(f)) << b;
+      EXPECT_EQ(f32_to_e4m3(f), 0x7f);
+    } else {
+      EXPECT_EQ(double(f), small(uint8_t(b))) << b;
+      EXPECT_EQ(f32_to_e4m3(f), b);
+    }
+  }
+  EXPECT_EQ(e4m3_to_f32(0x7e), 448.0f);
+  EXPECT_EQ(e4m3_to_f32(0x01), 0x1p-9f);
+}
+
+TEST(Dtype, F32ToE4m3RoundsToNearestEvenAndSaturates) {
+  for (uint32_t h = 0; h < 65536; ++h) {
+    const double x = half(uint16_t(h));
+    ASSERT_EQ(f32_to_e4m3(f16_to_f32(uint16_t(h))), std::isnan(x) ? 0x7f : nearest_e4m3(x)) << h;
+  }
+  // The middle between two neighbours decides, and one step of f32 beside it.
+  for (int b = 0; b < 0x7e; ++b) {
+    const float middle = float((small(uint8_t(b)) + small(uint8_t(b + 1))) / 2);
+    const int even = b % 2 ? b + 1 : b;
+    for (const int sign : {0, 0x80}) {
+      const float s = sign ? -1.0f : 1.0f;
+      ASSERT_EQ(f32_to_e4m3(s * middle), even | sign) << b;
+      ASSERT_EQ(f32_to_e4m3(s * std::nextafter(middle, 0.0f)), b | sign) << b;
+      ASSERT_EQ(f32_to_e4m3(s * std::nextafter(middle, 1e9f)), (b + 1) | sign) << b;
+    }
+  }
+  uint32_t state = 1;
+  for (int i = 0; i < 100000; ++i) {
+    state = state * 1664525 + 1013904223;
+    const float x = std::bit_cast<float>(state);
+    ASSERT_EQ(f32_to_e4m3(x), std::isnan(x) ? 0x7f : nearest_e4m3(x)) << x;
+  }
+  for (float x : {464.0f, 480.0f, std::numeric_limits<float>::max(), std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(f32_to_e4m3(x), 0x7e) << x;
+    EXPECT_EQ(f32_to_e4m3(-x), 0xfe) << x;
+  }
+}
+
 TEST(Dtype, NamesBlocksAndSizes) {
-  const std::array<const char*, kinds_of_dtype> names = {"f32", "f16", "bf16", "i32", "u8", "q8_0", "q4_0"};
-  const std::array<int64_t, kinds_of_dtype> bytes_of_64 = {256, 128, 128, 256, 64, 68, 36};
+  const std::array<const char*, kinds_of_dtype> names = {"f32", "f16", "bf16", "i32", "u8", "q8_0", "q4_0", "f8_e4m3"};
+  const std::array<int64_t, kinds_of_dtype> bytes_of_64 = {256, 128, 128, 256, 64, 68, 36, 68};
   for (int i = 0; i < kinds_of_dtype; ++i) {
     DType type;
     ASSERT_TRUE(parse_dtype(names[size_t(i)], type));
@@ -200,7 +263,7 @@ TEST(Dtype, NamesBlocksAndSizes) {
     EXPECT_EQ(bytes_of(type, 0), 0);
   }
   DType type;
-  for (const char* no : {"", "f", "F32", "f32 ", "q4_1", "bf1"}) EXPECT_FALSE(parse_dtype(no, type)) << no;
+  for (const char* no : {"", "f", "F32", "f32 ", "q4_1", "bf1", "f8", "f8_e5m2"}) EXPECT_FALSE(parse_dtype(no, type)) << no;
 }
 
 TEST(Dtype, PlainFormatsConvertWholeRows) {
@@ -267,6 +330,50 @@ TEST(Dtype, Q4ByHand) {
   format(Q4_0).from_float(x.data(), &q, 32);
   EXPECT_EQ(q.d, 0xbc00);
   EXPECT_EQ(q.q[9] & 15, 0);
+}
+
+// By hand: the largest magnitude is 896, so d = 2.
+TEST(Dtype, F8ByHand) {
+  const float inf = std::numeric_limits<float>::infinity();
+  std::vector<float> x(128, 0.0f), back(128);
+  x[0] = -896, x[1] = 2, x[2] = 17, x[3] = 19, x[4] = 0x1p-8f, x[5] = inf, x[6] = -inf, x[7] = std::nanf(""), x[63] = -12;
+  std::array<BlockF8_E4M3, 2> q{};
+  format(F8_E4M3).from_float(x.data(), q.data(), 128);
+  EXPECT_EQ(q[0].d, 2.0f);
+  const uint8_t expected[] = {0xfe, 0x38, 0x50, 0x52, 0x01, 0x7e, 0xfe, 0x7f, 0x00};  // 8.5 and 9.5 go to 8 and 10
+  for (int i = 0; i < 9; ++i) EXPECT_EQ(q[0].q[i], expected[i]) << i;
+  EXPECT_EQ(q[0].q[63], 0xcc);
+  EXPECT_EQ(q[1].d, 0.0f);
+  q[1].d = 0x1p-140f, q[1].q[3] = 0x7e;  // a scale that is subnormal itself
+  format(F8_E4M3).to_float(q.data(), back.data(), 128);
+  const float values[] = {-896, 2, 16, 20, 0x1p-8f, 896, -896};
+  for (int i = 0; i < 7; ++i) EXPECT_EQ(back[size_t(i)], values[i]) << i;
+  EXPECT_TRUE(std::isnan(back[7]));
+  EXPECT_EQ(back[63], -12.0f);
+  EXPECT_EQ(back[64 + 3], 448 * 0x1p-140f);
+  EXPECT_EQ(back[64], 0.0f);
+}
+
+TEST(Dtype, F8ErrorBounds) {
+  std::vector<float> x(64), back(64);
+  BlockF8_E4M3 q{};
+  uint32_t state = 1;
+  for (int trial = 0; trial < 1000; ++trial) {
+    float most = 0;
+    for (float& v : x) {
+      state = state * 1664525 + 1013904223;
+      v = float(int32_t(state)) * 0x1p-31f * std::ldexp(1.0f, trial % 200 - 100);
+      most = std::max(most, std::fabs(v));
+    }
+    format(F8_E4M3).from_float(x.data(), &q, 64);
+    format(F8_E4M3).to_float(&q, back.data(), 64);
+    // Half a step of three bits of fraction, or of the subnormals; and f32's own roundings.
+    for (size_t i = 0; i < 64; ++i) ASSERT_LE(std::fabs(back[i] - x[i]), std::max(std::fabs(x[i]) * 0.06251f, most / 448 * 0x1.01p-10f));
+  }
+  x.assign(64, std::numeric_limits<float>::denorm_min());  // no scale is as small as this one would have to be
+  format(F8_E4M3).from_float(x.data(), &q, 64);
+  format(F8_E4M3).to_float(&q, back.data(), 64);
+  EXPECT_EQ(back, std::vector<float>(64, 0.0f));
 }
 
 TEST(Dtype, BlocksOfZerosAndErrorBounds) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The page law, as seen from outside: random scripts of open, reserve, propose, commit and close on several sequences with full and
 // windowed rows. A shadow memory plays the device: every proposed token writes a tag where the page table says; before each step
-// every row that an op may read must still hold the tag of the token that was committed there.
+// every row that an op may read must still hold the tag of the token that was committed there, every slab that of the token that filled
+// its page.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -15,6 +16,7 @@ namespace {
 
 struct Rows {
   int window, sinks;
+  enum { rows, slabs, chain } keeps = rows;
 };
 
 class Shadow {
@@ -37,7 +39,8 @@ class Shadow {
   static StateSpec spec(const std::vector<Rows>& kinds) {
     StateSpec spec;
     for (const Rows& rows : kinds)
-      spec.push_back({.rows = {{.name = "k", .type = F32, .shape = {1, 1}, .window = rows.window, .sinks = rows.sinks}}});
+      if (rows.keeps != Rows::rows) spec.push_back({.slabs = {{.name = "k", .shape = {3, 2}, .chain = rows.keeps == Rows::chain}}});
+      else spec.push_back({.rows = {{.name = "k", .type = F32, .shape = {1, 1}, .window = rows.window, .sinks = rows.sinks}}});
     return spec;
   }
   void note_free() {
@@ -60,13 +63,18 @@ class Shadow {
 
   void step(Live& live) {
     const int n = 1 + draw(draw(3) == 0 ? cache_.options().step_tokens : 9);
-    if (!cache_.reserve(live.seq, n)) {
+    const int certain = draw(3) == 0 ? n : std::max(0, n - 1 - draw(cache_.options().uncertain));
+    if (!cache_.reserve(live.seq, n, certain)) {
       EXPECT_TRUE(live.seq.length() + n > cache_.options().context || starved(n)) << "refused although there is room";
       return close(live);
     }
     std::vector<uint32_t> proposed;
     for (int i = 0; i < n; ++i) proposed.push_back(++tag_);
     for (int k = 0; k < int(kinds_.size()); ++k) {
+      if (kinds_[size_t(k)].keeps != Rows::rows) {
+        fold(live, k, proposed);
+        continue;
+      }
       const int kind = cache_.memory().layers[size_t(k)].row("k").kind;
       const auto ids = table(live, kind);
       for (int i = 0; i < n; ++i) {
@@ -76,9 +84,24 @@ class Shadow {
       }
       for (int i = 0; i < n; ++i) readable(live, k, kind, ids, proposed, live.seq.length() + i);
     }
-    const int kept = draw(3) == 0 ? 1 + draw(n) : n;
+    const int kept = draw(3) == 0 ? std::max(certain, 1 + draw(n)) : n;
     cache_.commit(live.seq, std::vector<Token>(size_t(kept), 7));
     live.tags.insert(live.tags.end(), proposed.begin(), proposed.begin() + kept);
+  }
+
+  // The step goes on from the slabs that the law names, and leaves one in each page that it fills and that has one.
+  void fold(const Live& live, int layer, const std::vector<uint32_t>& proposed) {
+    const int kind = cache_.memory().layers[size_t(layer)].slab("k").kind;
+    const auto ids = table(live, kind);
+    for (int64_t full = live.seq.length() / page_tokens; full > 0; full &= full - 1) {
+      ASSERT_GE(ids[size_t(full - 1)], 0) << "the slab of page " << full - 1 << " was given back";
+      ASSERT_EQ(row(kind, ids[size_t(full - 1)], 0), live.tags[size_t(full * page_tokens - 1)]) << "the slab of page " << full - 1 << " was overwritten";
+      if (kinds_[size_t(layer)].keeps == Rows::slabs) break;
+    }
+    for (size_t i = 0; i < proposed.size(); ++i) {
+      const int64_t pos = live.seq.length() + int64_t(i);
+      if (pos % page_tokens == page_tokens - 1 && ids[size_t(pos / page_tokens)] >= 0) row(kind, ids[size_t(pos / page_tokens)], 0) = proposed[i];
+    }
   }
 
   // Every row that the token at `pos` may read holds what its token wrote.
@@ -136,6 +159,33 @@ TEST(Cache, RandomScriptsKeepEveryReadableRow) {
     shadow.run(150);
     if (HasFatalFailure()) return;
   }
+}
+
+TEST(Cache, RandomScriptsKeepEverySlabThatIsGoneOnFrom) {
+  for (uint64_t seed = 1; seed <= 6; ++seed) {
+    SCOPED_TRACE(seed);
+    Shadow shadow({{64, 0}, {0, 0, Rows::slabs}, {0, 0, Rows::chain}, {0, 0, Rows::slabs}},
+                  {.context = 2000, .sequences = 3, .step_tokens = 300, .uncertain = seed % 2 ? 64 : 150}, seed);
+    shadow.note_free();
+    shadow.run(200);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(Cache, SlabsAreFewAndUncertainTokensBounded) {
+  auto device = cpu(1);
+  Cache cache(*device, Shadow::spec({{64, 0}, {0, 0, Rows::slabs}, {0, 0, Rows::chain}}), {.context = 64 * 1024, .step_tokens = 512});
+  EXPECT_EQ(cache.free_pages(1), 4);
+  EXPECT_EQ(cache.free_pages(2), 4 + 11);
+  EXPECT_EQ(cache.memory().layers[1].slab("k").tensor.shape, Shape({4, 3, 2}));
+  Seq seq = cache.open({});
+  EXPECT_THROW(cache.reserve(seq, 100), Error) << "too many tokens that may be rejected";
+  for (int i = 0; i < 128; ++i) {
+    ASSERT_TRUE(cache.reserve(seq, 512, 512)) << i;
+    cache.commit(seq, std::vector<Token>(512, 1));
+  }
+  EXPECT_FALSE(cache.reserve(seq, 1, 1));
+  cache.close(seq);
 }
 
 TEST(Cache, WindowedLayersShareAKindAndNeedFewerPages) {

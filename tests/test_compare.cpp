@@ -154,7 +154,7 @@ TEST(Frame, FindsFaults) {
 TEST(Frame, PlacedViewsHoldTheirTensorBetweenPoison) {
   Inputs in;
   Random random(3);
-  for (DType type : {F32, F16, BF16, Q8_0, Q4_0})
+  for (DType type : {F32, F16, BF16, Q8_0, Q4_0, F8_E4M3})
     for (int gaps : {0, 1, 2}) {
       const Tensor t = in.normal({3, 2, 64}, type);
       Placed placed(t, gaps, random);
@@ -167,9 +167,9 @@ TEST(Frame, PlacedViewsHoldTheirTensorBetweenPoison) {
       EXPECT_TRUE(placed.untouched());
       placed.view().row_bytes(5)[bytes_of(type, 64)] ^= std::byte(1);
       EXPECT_FALSE(placed.tidy());
-      float beside[32];
-      format(type).to_float(placed.view().row_bytes(5) + bytes_of(type, 64), beside, 32);
-      EXPECT_TRUE(std::isnan(beside[31]));
+      float beside[64];
+      format(type).to_float(placed.view().row_bytes(5) + bytes_of(type, 64), beside, format(type).block);
+      EXPECT_TRUE(std::isnan(beside[format(type).block - 1]));
     }
 }
 

@@ -453,7 +453,7 @@ TEST(Print, FirstDifference) {
     fill_inputs(p->graph(), 1, [&](const std::string& name) { return p->input(name); });
     fill_inputs(q->graph(), 1, [&](const std::string& name) { return q->input(name); });
     p->input("x").at<float>()[11] += poke;
-    return first_difference(*p, *q, 1e-5f, 1e-5f);
+    return first_difference(*p, *q, {.atol = 1e-5, .rtol = 1e-5});
   };
   EXPECT_EQ(compared(2, 2, 0), "");
   const std::string planted = compared(2.5f, 2, 0);  // the scale, not the matmul before it nor the sum after it
@@ -461,6 +461,25 @@ TEST(Print, FirstDifference) {
   EXPECT_EQ(compared(2, 2, 1).find("node 0, layer.0.ffn, rms_norm.y"), 0u);
   const std::string nan = compared(2, 2, std::nanf(""));
   EXPECT_NE(nan.find("8 of 16 elements differ, the worst at [1,0]: nan"), std::string::npos) << nan;
+}
+
+// Both outputs are sums of many things; what is left where they cancel is judged by the size of its token.
+TEST(Print, DifferencesAreJudgedByTheirToken) {
+  const auto device = cpu(1);
+  const auto made = [&](float small) {
+    auto graph = std::make_unique<Graph>();
+    graph->output("y", activate(graph->input("x", F32, {2, 2}), Act::none));
+    auto program = device->compile(std::move(graph));
+    const float x[4] = {100, small, 1, 0};
+    std::memcpy(program->input("x").data, x, sizeof x);
+    return program;
+  };
+  const auto one = made(0), other = made(0.05f), far = made(0.5f);
+  double worst = 0;
+  EXPECT_NE(first_difference(*other, *one, {.rtol = 1e-3}), "");
+  EXPECT_EQ(first_difference(*other, *one, {.stol = 1e-3}, &worst), "");
+  EXPECT_NEAR(worst, 0.05 / (1e-3 * 100 / std::sqrt(2.0)), 1e-6);
+  EXPECT_NE(first_difference(*far, *one, {.stol = 1e-3}).find("1 of 4 elements differ, the worst at [0,1]: 0.5"), std::string::npos);
 }
 
 TEST(Print, RefusesGraphsThatDoNotMatch) {
@@ -471,8 +490,8 @@ TEST(Print, RefusesGraphsThatDoNotMatch) {
   auto h = std::make_unique<Graph>();
   h->output("y", activate(h->input("x", F32, {1, 4}), Act::relu));
   const auto a = device->compile(std::move(g)), b = device->compile(std::move(h)), c = device->compile(small_graph(in, 1));
-  EXPECT_NE(error_of([&] { first_difference(*a, *b, 0, 0); }).find("scale"), std::string::npos);
-  EXPECT_NE(error_of([&] { first_difference(*a, *c, 0, 0); }).find("5"), std::string::npos);
+  EXPECT_NE(error_of([&] { first_difference(*a, *b, {}); }).find("scale"), std::string::npos);
+  EXPECT_NE(error_of([&] { first_difference(*a, *c, {}); }).find("5"), std::string::npos);
 }
 
 }  // namespace

@@ -41,6 +41,7 @@ class Inspect : public testing::Test {
     w.tensor("norm", {4}, {1, -2, 0, 5}).tensor("mix.weight", {32, 32}, std::vector<float>(1024, 0.5f), Q8_0);
     w.tensor("odd", {5}, {1, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3, -HUGE_VALF});
     w.integers("ids", {2, 2}, {-1, 0, 1, 1 << 30}).bytes("bytes", {3}, "\1\2\3");
+    w.tensor("ffn.weight", {2, 128}, std::vector<float>(256, 1.75f), F8_E4M3);
     return w;
   }
 
@@ -75,9 +76,10 @@ TEST_F(Inspect, PrintsWhatIsInTheFile) {
   EXPECT_EQ(ran.code, 0);
   EXPECT_EQ(ran.err, "");
   for (const char* part :
-       {".folio version 1", "metadata (7)", "tensors (5)", "arch    \"decoder\"", "dim     64", "eps     1e-05",
+       {".folio version 1", "metadata (7)", "tensors (6)", "arch    \"decoder\"", "dim     64", "eps     1e-05",
         "[7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, ...] (100 entries)", "xxx...\" (1,000 bytes)", "\\x1b[31mred\\nline",
-        "mix.weight  q8_0    [32,32]  1,088", "totals", "f32           2         9     36  36 bytes"})
+        "mix.weight  q8_0     [32,32]  1,088", "ffn.weight  f8_e4m3  [2,128]    272", "totals",
+        "f32            2         9     36   36 bytes"})
     EXPECT_NE(ran.out.find(part), std::string::npos) << part << "\n" << ran.out;
   EXPECT_EQ(ran.out.find('\x1b'), std::string::npos);
 }
@@ -92,7 +94,7 @@ TEST_F(Inspect, JsonHoldsAll) {
   EXPECT_EQ(json["metadata"]["long"].get<std::string>().size(), 1000u);
   EXPECT_EQ(json["metadata"]["list"].size(), 100u);
   EXPECT_EQ(json["metadata"]["words"][1], "b\"c");
-  ASSERT_EQ(json["tensors"].size(), 5u);
+  ASSERT_EQ(json["tensors"].size(), 6u);
   EXPECT_EQ(json["tensors"][1]["name"], "mix.weight");
   EXPECT_EQ(json["tensors"][1]["shape"], (std::vector<int>{32, 32}));
   EXPECT_EQ(json["tensors"][1]["bytes"], 1088);
@@ -139,6 +141,7 @@ TEST_F(Inspect, StatisticsOfATensor) {
   EXPECT_NEAR(q8["mean"].get<double>(), 0.5, 1e-3);
   EXPECT_EQ(q8["elements"], 1024);
   EXPECT_EQ(q8["first"].size(), 8u);
+  EXPECT_EQ(Json::parse(run("--json --tensor ffn.weight " + model).out)["mean"], 1.75);
   EXPECT_EQ(Json::parse(run("--json --tensor ids " + model).out)["max"], 1 << 30);
   EXPECT_EQ(Json::parse(run("--json --tensor bytes " + model).out)["mean"], 2);
   const Ran text = run("--tensor norm " + model);

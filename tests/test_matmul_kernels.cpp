@@ -15,7 +15,7 @@
 namespace folio {
 namespace {
 
-const DType formats[] = {F32, F16, BF16, Q8_0, Q4_0};
+const DType formats[] = {F32, F16, BF16, Q8_0, Q4_0, F8_E4M3};
 bool quantised(DType t) { return t == Q8_0 || t == Q4_0; }
 // Rounds activations to bf16.
 bool rounds(DType t) { return t == BF16 && simd().name == std::string("avx512_bf16"); }
@@ -110,7 +110,7 @@ TEST(Matmul, every_format_and_size) {
     for (DType type : formats)
       for (int64_t t : {0, 1, 2, 3, 5, 7, 8, 9, 13, 17, 64})
         for (auto [n, k] : {std::pair<int64_t, int64_t>{1, 1}, {3, 31}, {37, 65}, {70, 96}, {5, 544}, {130, 1056}, {16, 2528}}) {
-          const int64_t width = quantised(type) ? (k + 31) / 32 * 32 : k;
+          const int64_t block = format(type).block, width = (k + block - 1) / block * block;
           Problem p(type, t, n, width);
           const auto got = p.run();
           EXPECT_LE(distance(got, p.reference()), quantised(type) ? 0.02 : rounds(type) ? 0.01 : 2e-6)
@@ -206,7 +206,7 @@ TEST(Matmul, quantised_products_are_exact_integers) {
 TEST(Matmul, a_result_does_not_depend_on_its_company) {
   with_every_set([] {
     for (DType type : formats)
-      for (int64_t k : {96, 2080, 6176}) {
+      for (int64_t k : {128, 2112, 6208}) {
         const int64_t most = 50, n = 83;
         Problem all(type, most, n, k, Act::silu, 2 | 8);
         const auto expected = all.run();
@@ -222,6 +222,45 @@ TEST(Matmul, a_result_does_not_depend_on_its_company) {
           EXPECT_EQ(0, std::memcmp(got.data(), expected.data() + (most - 2 * t) * n, got.size() * 4)) << format(type).name << " K " << k << " T " << t;
         }
       }
+  });
+}
+
+// Tokens that are 1 in one place give the weights back: all 254 numbers of e4m3 under scales of all sizes, to the last bit.
+TEST(Matmul, every_e4m3_is_decoded_exactly) {
+  with_every_set([] {
+    for (int64_t t : {1, 2, 3, 5, 7, 8, 64}) {
+      Problem p(F8_E4M3, t, 256, 64);
+      const float scales[] = {1, 0.3f, 0x1.fffffep-8f, 1e-30f, 0x1p-140f, 7e35f, -2.5f};
+      for (int64_t n = 0; n < 256; ++n) {
+        auto* block = p.op.w.row<BlockF8_E4M3>(n);
+        block->d = scales[n % 7];
+        for (int i = 0; i < 64; ++i) block->q[i] = uint8_t((n + i) % 128 == 127 ? 0 : n + i);
+      }
+      for (int64_t first = 0; first < 64; first += t) {
+        for (int64_t i = 0; i < t; ++i)
+          for (int64_t k = 0; k < 64; ++k) p.op.x.row<float>(i)[k] = k == (first + i) % 64;
+        const auto y = p.run();
+        for (int64_t i = 0; i < t; ++i)
+          for (int64_t n = 0; n < 256; ++n) {
+            const auto* block = p.op.w.row<BlockF8_E4M3>(n);
+            ASSERT_EQ(y[size_t(i * 256 + n)], block->d * e4m3_to_f32(block->q[(first + i) % 64])) << "T " << t << " N " << n;
+          }
+      }
+    }
+  });
+}
+
+TEST(Matmul, a_weight_that_is_not_a_number_spoils_its_row_alone) {
+  with_every_set([] {
+    for (int64_t t : {1, 5, 20})
+      for (uint8_t nan : {0x7f, 0xff})
+        for (int place : {0, 7, 63}) {
+          Problem p(F8_E4M3, t, 9, 192);
+          p.op.w.row<BlockF8_E4M3>(4)[1].q[place] = nan;
+          const auto y = p.run();
+          for (int64_t i = 0; i < t; ++i)
+            for (int64_t n = 0; n < 9; ++n) EXPECT_EQ(std::isnan(y[size_t(i * 9 + n)]), n == 4) << "T " << t << " place " << place;
+        }
   });
 }
 

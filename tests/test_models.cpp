@@ -88,7 +88,8 @@ TEST_P(GoldenModel, RejectedDraftsAndCompanyChangeNothing) {
 // against the RMS of the logits (3.9% at most when this was written); a wrong kernel is off by their whole size.
 TEST_P(GoldenModel, EveryFormatAndInstructionSetAgreesWithTheReference) {
   const auto prompt = read_numbers<int32_t>(dir() / "prompt.i32");
-  const std::map<std::string, float> tolerance = {{"f32", 1e-5f}, {"f16", 1e-5f}, {"bf16", 1e-2f}, {"q8_0", 6e-2f}, {"q4_0", 6e-2f}};
+  const std::map<std::string, float> tolerance = {{"f32", 1e-5f}, {"f16", 1e-5f}, {"bf16", 1e-2f}, {"q8_0", 6e-2f}, {"q4_0", 6e-2f},
+                                               {"f8_e4m3", 1e-5f}};
   const std::string active = simd().name;
   for (const auto& [type, most] : tolerance) {
     SCOPED_TRACE(type);

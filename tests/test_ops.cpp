@@ -26,18 +26,6 @@ Device& references() {
   return *device;
 }
 
-// Within the format's tolerance and what the case allows beyond it.
-template <class Op>
-void expect_close(const Case<Op>& c, const Results& got, const std::vector<Tensor>& want) {
-  ASSERT_EQ(got.tensors.size(), want.size()) << c.label;
-  for (size_t i = 0; i < want.size(); ++i) {
-    double largest = 0;
-    for (double x : elements(want[i])) largest = std::isfinite(x) ? std::max(largest, std::fabs(x)) : largest;
-    const Tensor* extra = i < c.allowed.size() && c.allowed[i].present() ? &c.allowed[i] : nullptr;
-    EXPECT_EQ(difference(got.tensors[i], want[i], tolerance_of(want[i].type, largest), extra), "") << got.names[i] << " of " << c.label;
-  }
-}
-
 void expect_bits(const std::string& label, const Results& got, const std::vector<Tensor>& want) {
   ASSERT_EQ(got.tensors.size(), want.size()) << label;
   for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(bit_difference(got.tensors[i], want[i]), "") << got.names[i] << " of " << label;
@@ -95,7 +83,7 @@ void check_case(const Case<Op>& c, Instance<Op>& in, const Results& want, const 
     Results& got = threads == 1 ? alone : team;
     const std::string label = join(set, ", ", threads, " threads, ", c.label);
     ASSERT_EQ(run_graph(kernels(threads), in, takeover, threads == 1 ? 1 : 2, got), "") << label;
-    if (threads == 1) expect_close(c, got, want.tensors);
+    if (threads == 1) EXPECT_EQ(judge(c, got, want.tensors), "") << label;
     else expect_bits(label, got, alone.tensors);
     ASSERT_FALSE(::testing::Test::HasFailure()) << label;
   }

@@ -56,6 +56,7 @@ WeightsWriter everything() {
   w.tensor("f32", {2, 3}, {1, 2, 3, 4, 5, 6}).tensor("f16", {3}, {1, -2, 0.5}, F16).tensor("bf16", {1, 1, 5}, ramp(5), BF16);
   w.tensor("q8", {2, 64}, ramp(128), Q8_0).tensor("q4", {1, 2, 2, 32}, ramp(128), Q4_0);
   w.integers("ids", {2, 2}, {1, -1, 1 << 30, 0}).bytes("bytes", {7}, std::string_view("abc\0\xff\n!", 7));
+  w.tensor("f8", {2, 64}, ramp(128), F8_E4M3);
   return w;
 }
 
@@ -318,6 +319,10 @@ const Corruption of_index[] = {
       {}, "more elements than 64 bits"},
     {"half a block", [](W& w) { w.tensors[1].shape = {2, 16}; },
       {}, "its last dimension is 16, expected a multiple of 32, the block of q8_0"},
+    {"half a block of f8", [](W& w) { w.tensors[1].format = "f8_e4m3", w.tensors[1].shape = {1, 32}; },
+      {}, "its last dimension is 32, expected a multiple of 64, the block of f8_e4m3"},
+    {"bytes without scales", [](W& w) { w.tensors[1].format = "f8_e4m3", w.tensors[1].shape = {64}, w.tensors[1].data.resize(64); },
+      {}, "it takes 64 bytes, expected 68 for [64] of f8_e4m3"},
     {"shape of more bytes", [](W& w) { w.tensors[0].shape = {2, 3}; },
       {}, "'one': it takes 16 bytes, expected 24 for [2,3] of f32"},
     {"bytes 0", [](W& w) { w.tensors[0].bytes = 0; }, {}, "it takes 0 bytes, expected 16"},

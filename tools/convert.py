@@ -12,7 +12,7 @@ EXAMPLES = """\
 SRC is one of
   FILE.gguf             llama, qwen2, qwen3, phi3, gpt2; or a vocabulary alone
   FOLDER                Hugging Face: config.json, *.safetensors, tokenizer.json or tokenizer.model
-                        (Llama, Mistral, Qwen2, Qwen3, Phi-3, GPT-2)
+                        (Llama, Mistral, Qwen2, Qwen3, Phi-3, GPT-2); weights may be float8_e4m3fn with scales
   FILE.bin              llama2.c, versions 0, 1 and 2
   FILE.json             minGPT, tensors in base64
   FILE.pt, FILE.pth     a state dict; needs torch, and config.json beside it unless it is llama2.c's
@@ -36,7 +36,7 @@ def arguments(argv):
                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", metavar="SRC", help="file or folder, see below")
     p.add_argument("-o", "--out", required=True, metavar="OUT", help="OUT.folio (OUT.gguf on the way back)")
-    p.add_argument("--type", choices=["f32", "f16", "bf16", "q8_0", "q4_0"],
+    p.add_argument("--type", choices=["f32", "f16", "bf16", "q8_0", "q4_0", "f8_e4m3"],
                    help="convert the matrices to this format; without it each keeps its own")
     p.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json, tokenizer.model, vocab.json (merges.txt beside it), "
                    "llama2.c's tok*.bin, a .gguf or a folder that holds one of them")

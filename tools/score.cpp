@@ -103,7 +103,7 @@ class Scorer {
       const bool counts = at >= done;
       const int64_t n = counts ? std::min(rows_, end - at) : std::min<int64_t>(model_.engine->chunk(), done - at);
       const auto part = tokens_.subspan(size_t(at), size_t(n));
-      check(cache.reserve(seq, int(n)), "no memory left in the cache for ", end - begin, " tokens");
+      check(cache.reserve(seq, int(n), int(n)), "no memory left in the cache for ", end - begin, " tokens");
       const Work work{&seq, part, counts ? int(n) : 0};
       const Tensor logits = model_.engine->step({&work, 1});
       cache.commit(seq, part);

@@ -16,6 +16,7 @@
 
 #include "cuda/lib/copy.cuh"
 #include "cuda/lib/number.cuh"
+#include "cuda/lib/warp.cuh"
 #ifndef FOLIO_CUDA_SIM
 #include "cuda/lib/wgmma.cuh"
 #endif
@@ -59,11 +60,26 @@ FOLIO_DEVICE void mbarrier_wait(uint64_t* barrier, unsigned parity, [[maybe_unus
   FOLIO_GPU(while (!mbarrier_test(barrier, parity)) {})
 }
 
+// A place in a ring of stages between one who fills and others who use, with two mbarriers each. `full` is waited for with `parity`,
+// `empty`, which nobody has arrived at when the stage is filled for the first time, with `parity ^ 1`.
+template <int Stages> struct Ring {
+  int stage = 0;
+  unsigned parity = 0;
+  FOLIO_DEVICE void next() {
+    if (++stage < Stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
 // Makes the calling thread's earlier stores to shared memory visible to TMA and wgmma.
 FOLIO_DEVICE void fence_async_proxy() {
   FOLIO_SIM(sim::fence_async_proxy();)
   FOLIO_GPU90(asm volatile("fence.proxy.async.shared::cta;" ::: "memory");)
 }
+
+// Which warpgroup of the block this is. All lanes of a warp get it from one, so that the compiler knows it to be the same for all.
+FOLIO_DEVICE int warpgroup_id(Here here = {}) { return shuffle_from(int(threadIdx.x / 128), 0, here); }
 
 // A warpgroup takes registers or gives them back, to N per thread (24 .. 256, a multiple of 8). All its 128 threads call.
 template <int N> FOLIO_DEVICE void registers_take() { FOLIO_GPU90(asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N));) }
@@ -158,8 +174,17 @@ enum class Major { k, mn };  // which dimension of an operand is contiguous in s
 // A step of 16 in k moves `at`: K-major by 32 bytes within the swizzle, MN-major by 16 S bytes.
 FOLIO_DEVICE uint64_t wgmma_descriptor(const void* at, unsigned leading, unsigned stride, Swizzle swizzle, Here here = {}) {
   FOLIO_SIM(if (shared_address(at, here) > 0x3ffffu) sim::stop("an operand beyond the 256 KB that a descriptor can name", here);)
-  return (shared_address(at, here) & 0x3ffffu) >> 4 | uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 | uint64_t(swizzle) << 62;
+  uint64_t d = uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 | uint64_t(swizzle) << 62;
+  d |= (shared_address(at, here) & 0x3ffffu) >> 4;
+  FOLIO_GPU(asm volatile("" : "+l"(d));)  // made anew where it stands: else a loop keeps those of all its steps in registers
+  return d;
 }
+
+// Of the same tile `bytes` further on.
+FOLIO_DEVICE uint64_t wgmma_step(uint64_t descriptor, unsigned bytes) { return descriptor + (bytes >> 4); }
+
+// Where byte `offset` of a tile is that TMA or wgmma swizzles by 128 bytes; the tile begins at a multiple of 1024.
+FOLIO_DEVICE uint32_t swizzled128(uint32_t offset) { return offset ^ (offset >> 3 & 0x70u); }
 
 // Before the first wgmma, and again whenever other instructions have written accumulators or fragments.
 FOLIO_DEVICE void wgmma_fence([[maybe_unused]] Here here = {}) {

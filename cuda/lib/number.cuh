@@ -77,6 +77,19 @@ FOLIO_DEVICE float to_float(e4m3 x) {
   return e4m3_by_shifts(x.bits);
 #endif
 }
+// Four in a word, the first in the low byte.
+FOLIO_DEVICE float4 unpack_e4m3(uint32_t word) {
+#if !defined(FOLIO_CUDA_SIM) && FOLIO_SM90
+  uint32_t low, high;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(low) : "h"(uint16_t(word)));
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(high) : "h"(uint16_t(word >> 16)));
+  const float2 a = unpack_f16(low), b = unpack_f16(high);
+  return make_float4(a.x, a.y, b.x, b.y);
+#else
+  return make_float4(e4m3_by_shifts(uint8_t(word)), e4m3_by_shifts(uint8_t(word >> 8)), e4m3_by_shifts(uint8_t(word >> 16)),
+                     e4m3_by_shifts(uint8_t(word >> 24)));
+#endif
+}
 // Nearest, ties to even; what is too large becomes ±448.
 FOLIO_DEVICE e4m3 to_e4m3(float x) {
 #if !defined(FOLIO_CUDA_SIM) && FOLIO_SM90

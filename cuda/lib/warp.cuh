@@ -21,7 +21,11 @@ FOLIO_DEVICE void named_barrier_arrive(int id, int threads, [[maybe_unused]] Her
   FOLIO_GPU(asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory");)
 }
 
-// CUDA's shuffle for a source line that is not the caller's own.
+// CUDA's shuffles for a source line that is not the caller's own.
+template <class T> FOLIO_DEVICE T shuffle_from(T v, int lane, [[maybe_unused]] Here here = {}) {
+  FOLIO_SIM(return __shfl_sync(all_lanes, v, lane, 32, here);)
+  FOLIO_GPU(return __shfl_sync(all_lanes, v, lane);)
+}
 template <class T> FOLIO_DEVICE T shuffle_xor(T v, int by, [[maybe_unused]] Here here = {}) {
   FOLIO_SIM(return __shfl_xor_sync(all_lanes, v, by, 32, here);)
   FOLIO_GPU(return __shfl_xor_sync(all_lanes, v, by);)
@@ -66,18 +70,22 @@ template <class T> FOLIO_DEVICE T block_max(T v, Here here = {}) {
   return v;
 }
 
-// Every thread of `blocks` blocks calls once after its block's writes to global memory. True in all threads of the block that came
-// last, which then sees what all blocks wrote. *ticket is 0 before the first launch and 0 again after it.
-FOLIO_DEVICE bool block_is_last(unsigned* ticket, unsigned blocks, Here here = {}) {
+// Every thread of `blocks` blocks calls once after its block's writes to global memory; or some threads of each, whose barrier is
+// sync(). True in all of them in the block that came last, which then sees what all blocks wrote. *ticket is 0 before the first launch
+// and 0 again after it.
+template <class Sync> FOLIO_DEVICE bool is_last(unsigned* ticket, unsigned blocks, Sync sync) {
   FOLIO_SHARED(unsigned, last, [1]);
-  block_sync(here);
+  sync();
   if (threadIdx.x == 0) {
     __threadfence();
     last[0] = atomicInc(ticket, blocks - 1) == blocks - 1;
     __threadfence();
   }
-  block_sync(here);
+  sync();
   return last[0] != 0;
+}
+FOLIO_DEVICE bool block_is_last(unsigned* ticket, unsigned blocks, Here here = {}) {
+  return is_last(ticket, blocks, [=] { block_sync(here); });
 }
 
 }  // namespace folio

@@ -24,6 +24,7 @@ const MatmulFormat& inner(DType type) {
     case BF16: return m.bf16;
     case Q8_0: return m.q8_0;
     case Q4_0: return m.q4_0;
+    case F8_E4M3: return m.f8_e4m3;
     default: return m.f32;
   }
 }

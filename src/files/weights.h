@@ -17,13 +17,13 @@
 //             2 text     u32 length,    5 texts     u32 count, (u32 length, UTF-8) each
 //                        UTF-8
 //     u32 count of tensors, each entry:
-//        u16 name length, name (as a key) · u8 format length, format ("f32", "f16", "bf16", "q8_0", "q4_0", "i32", "u8")
+//        u16 name length, name (as a key) · u8 format length, format ("f32", "f16", "bf16", "q8_0", "q4_0", "f8_e4m3", "i32", "u8")
 //        u8 rank (1 to 4) · u64 shape[rank], outermost first · u64 offset from the file's start · u64 bytes · u64 XXH3-64 of data
 //     nothing after the last tensor
 //   data: in the order of the index, each tensor at the first multiple of 256 after what stands before it; the gaps are zero.
 //     No tensor is empty. The file ends with the last byte of the last tensor (of the index, if there is none).
 //
-// Quantised formats are GGUF's blocks of 32 along the last dimension, row after row (graph/dtype.h).
+// Quantised formats are blocks of 32 or 64 along the last dimension, row after row (graph/dtype.h).
 // Loading reads the index as if an enemy had written it: every count, size and offset is checked before it is used, and nothing
 // is allocated that the file's length does not justify. The data's hashes are checked by verify() only.
 #pragma once

@@ -26,6 +26,22 @@ uint16_t f32_to_f16(float f) {
   return uint16_t(sign | ((rounded - 0x38000000u) >> 13));
 }
 
+// Exponent and fraction in their places of an f32 are 2^120 too small, denormals too: so far do the biases lie apart.
+float e4m3_to_f32(uint8_t b) {
+  const uint32_t sign = uint32_t(b & 0x80) << 24, magnitude = b & 0x7f;
+  if (magnitude == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000u);
+  return std::bit_cast<float>(sign | magnitude << 20) * 0x1p120f;
+}
+
+uint8_t f32_to_e4m3(float f) {
+  const uint32_t u = std::bit_cast<uint32_t>(f), sign = u >> 24 & 0x80, magnitude = u & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return 0x7f;
+  if (magnitude < 0x3c800000u)  // below 2^-6: the sum with 2^14 rounds to a multiple of 2^-9, the step of e4m3's subnormals
+    return uint8_t(sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 16384.0f) - 0x46800000u));
+  const uint32_t code = (magnitude + 0x7ffffu + (magnitude >> 20 & 1) - 0x3c000000u) >> 20;
+  return uint8_t(sign | (code < 0x7e ? code : 0x7e));
+}
+
 namespace {
 
 void f32_to(const void* from, float* to, int64_t n) { std::memcpy(to, from, size_t(n) * 4); }
@@ -86,6 +102,26 @@ void q4_from(const float* from, void* to, int64_t n) {
   }
 }
 
+void f8_to(const void* from, float* to, int64_t n) {
+  const auto* block = static_cast<const BlockF8_E4M3*>(from);
+  for (int64_t b = 0; b < n / 64; ++b)
+    for (int i = 0; i < 64; ++i) to[b * 64 + i] = block[b].d * e4m3_to_f32(block[b].q[i]);
+}
+
+// The largest finite number becomes ±448; infinities go with it, and NaN stays.
+void f8_from(const float* from, void* to, int64_t n) {
+  auto* block = static_cast<BlockF8_E4M3*>(to);
+  for (int64_t b = 0; b < n / 64; ++b) {
+    const float* x = from + b * 64;
+    float most = 0;
+    for (int i = 0; i < 64; ++i)
+      if (std::isfinite(x[i])) most = std::fmax(most, std::fabs(x[i]));
+    block[b].d = most / 448.0f;
+    const float unit = block[b].d > 0 ? block[b].d : 1.0f;
+    for (int i = 0; i < 64; ++i) block[b].q[i] = f32_to_e4m3(x[i] / unit);
+  }
+}
+
 constexpr Format formats[kinds_of_dtype] = {
     {"f32", 1, 4, f32_to, f32_from},
     {"f16", 1, 2, half_to<f16_to_f32>, half_from<f32_to_f16>},
@@ -94,6 +130,7 @@ constexpr Format formats[kinds_of_dtype] = {
     {"u8", 1, 1, nullptr, nullptr},
     {"q8_0", 32, 34, q8_to, q8_from},
     {"q4_0", 32, 18, q4_to, q4_from},
+    {"f8_e4m3", 64, 68, f8_to, f8_from},
 };
 
 }  // namespace

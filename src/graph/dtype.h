@@ -2,9 +2,16 @@
 // Every number format there is, behind one list: its name, how many bytes a block of its elements takes, and the plain
 // conversion to and from float that all fast kernels are held against.
 //
-//   Q8_0   34 bytes: f16 scale d, 32 × i8 q          x = d·q
-//   Q4_0   18 bytes: f16 scale d, 16 bytes           x = d·(nibble − 8); byte j holds element j (low) and j + 16 (high)
-// Both are bit-compatible with GGUF's blocks of the same name.
+//   Q8_0     34 bytes: f16 scale d, 32 × i8 q        x = d·q
+//   Q4_0     18 bytes: f16 scale d, 16 bytes         x = d·(nibble − 8); byte j holds element j (low) and j + 16 (high)
+//   F8_E4M3  68 bytes: f32 scale d, 64 × e4m3 q      x = d·q
+// The first two are bit-compatible with GGUF's blocks of the same name.
+//
+// e4m3 is OCP's e4m3fn: sign, 4 bits of exponent with bias 7, 3 of mantissa; largest 448, no infinity, NaN is 0x7f and 0xff. A scale
+// lies in every block, so that a tensor stays one thing with one description, whatever is stacked or cut out of it. It is an f32, for
+// checkpoints have theirs in f32, one to a tensor, to a row or to 128×128 weights: bytes and scales carry over as they are. 64 numbers,
+// for that divides their 128 and the rows of nearly all models (576, 896, 1600), and makes 8.5 bits a weight, as Q8_0 does; what a
+// shorter block would win for int8, e4m3's own exponent does already.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -12,8 +19,8 @@
 
 namespace folio {
 
-enum DType : uint8_t { F32, F16, BF16, I32, U8, Q8_0, Q4_0 };
-inline constexpr int kinds_of_dtype = 7;
+enum DType : uint8_t { F32, F16, BF16, I32, U8, Q8_0, Q4_0, F8_E4M3 };
+inline constexpr int kinds_of_dtype = 8;
 
 struct Format {
   const char* name;
@@ -35,7 +42,8 @@ inline int64_t bytes_of(DType type, int64_t n) {
 
 struct BlockQ8_0 { uint16_t d; int8_t q[32]; };
 struct BlockQ4_0 { uint16_t d; uint8_t q[16]; };
-static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18);
+struct BlockF8_E4M3 { float d; uint8_t q[64]; };
+static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18 && sizeof(BlockF8_E4M3) == 68);
 
 inline float bf16_to_f32(uint16_t h) { return std::bit_cast<float>(uint32_t(h) << 16); }
 
@@ -48,5 +56,8 @@ inline uint16_t f32_to_bf16(float f) {
 
 float f16_to_f32(uint16_t h);
 uint16_t f32_to_f16(float f);  // nearest, ties to even; overflow to infinity
+
+float e4m3_to_f32(uint8_t b);
+uint8_t f32_to_e4m3(float f);  // nearest, ties to even; what is too large becomes ±448, NaN 0x7f
 
 }  // namespace folio

@@ -18,12 +18,13 @@ Tensor Graph::input(const std::string& name, DType type, const Shape& shape) {
   return add(name, Life::input, Tensor::of(type, shape));
 }
 
-void Graph::output(const std::string& name, const Tensor& t) {
+void Graph::output(const std::string& name, const Tensor& t, bool on_demand) {
   check(t.graph == this, "graph: output '", name, "' was not recorded on this graph");
   Value& value = values_[size_t(t.value)];
   check(value.life == Life::temp && t.offset == 0 && t.bytes() == value.whole.bytes(), "graph: output '", name, "' must be a whole recorded value");
   check(find(name) < 0, "graph: two inputs or outputs are called '", name, "'");
   value.life = Life::output;
+  value.on_demand = on_demand;
   value.name = name;
   value.whole = t;
 }

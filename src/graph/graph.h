@@ -27,6 +27,7 @@ struct Value {
   std::string name;
   Life life;
   Tensor whole;  // of the value's full extent; data is set if given
+  bool on_demand = false;   // an output that is brought to the host only if somebody asks for it
 };
 
 // Walks the fields of an op. Absent optional tensors are never shown.
@@ -75,7 +76,8 @@ class Graph {
   // A tensor that is written before each run.
   Tensor input(const std::string& name, DType type, const Shape& shape);
   // Marks a recorded tensor as a result; its bytes are never reused. It must be a whole value, not a view.
-  void output(const std::string& name, const Tensor& t);
+  // `on_demand`: few runs are asked for it, so a device with memory of its own copies it when it is asked, not in every run.
+  void output(const std::string& name, const Tensor& t, bool on_demand = false);
   // A small table that the graph keeps for the device, copied from `from` (contiguous).
   Tensor constant(const std::string& name, DType type, const Shape& shape, const void* from);
   // Nodes recorded from here on carry this label in prints and traces.

@@ -144,19 +144,33 @@ std::string coordinates(const Shape& shape, int64_t i) {
   return "[" + text + "]";
 }
 
-// "12 of 64 elements differ, the worst ..." or nothing.
-std::string compare(const Tensor& got, const Tensor& want, double atol, double rtol) {
+// RMS of the finite elements with the same first index as row i.
+double rms_around(const Tensor& t, int64_t i) {
+  const int64_t rows = t.rank() > 1 ? t.rows() / t.dim(0) : t.rows();
+  double sum = 0, n = 0;
+  for (int64_t r = i / rows * rows; r < i / rows * rows + rows; ++r)
+    for (double x : row_of(t, r))
+      if (std::isfinite(x)) sum += x * x, ++n;
+  return n > 0 ? std::sqrt(sum / n) : 0;
+}
+
+// "12 of 64 elements differ, the worst ..." or nothing; *most becomes at least the largest difference as a share of what is allowed.
+std::string compare(const Tensor& got, const Tensor& want, const NodeTolerance& tolerance, double* most) {
   int64_t wrong = 0, at = 0;
-  double worst = 0, a = 0, b = 0;
+  double worst = 0, a = 0, b = 0, rms = 0;
   for (int64_t i = 0; i < want.rows() && want.count() > 0; ++i) {
     const std::vector<double> p = row_of(got, i), q = row_of(want, i);
+    if (tolerance.stol > 0 && (want.rank() < 2 || i % (want.rows() / want.dim(0)) == 0)) rms = rms_around(want, i);
     for (size_t c = 0; c < q.size(); ++c) {
-      double excess = 0;  // the error over what is allowed
-      if (std::isfinite(p[c]) && std::isfinite(q[c])) excess = std::fabs(p[c] - q[c]) - (atol + rtol * std::fabs(q[c]));
-      else if (!(p[c] == q[c] || (std::isnan(p[c]) && std::isnan(q[c])))) excess = std::numeric_limits<double>::infinity();
-      if (!(excess > 0)) continue;
+      double share = 0;  // the error over what is allowed
+      const double may = tolerance.atol + tolerance.rtol * std::fabs(q[c]) + tolerance.stol * rms;
+      if (p[c] == q[c] || (std::isnan(p[c]) && std::isnan(q[c]))) continue;
+      if (std::isfinite(p[c]) && std::isfinite(q[c])) share = std::fabs(p[c] - q[c]) / may;
+      else share = std::numeric_limits<double>::infinity();
+      if (most) *most = std::max(*most, share);
+      if (!(share > 1)) continue;
       ++wrong;
-      if (excess > worst) worst = excess, at = i * want.cols() + int64_t(c), a = p[c], b = q[c];
+      if (share > worst) worst = share, at = i * want.cols() + int64_t(c), a = p[c], b = q[c];
     }
   }
   if (wrong == 0) return "";
@@ -214,7 +228,7 @@ std::string print_trace(Program& program) {
   return text;
 }
 
-std::string first_difference(Program& tested, Program& reference, float atol, float rtol) {
+std::string first_difference(Program& tested, Program& reference, const NodeTolerance& tolerance, double* worst) {
   const auto &a = tested.graph().nodes(), &b = reference.graph().nodes();
   check(a.size() == b.size(), "compare: one program has ", a.size(), " nodes, the other ", b.size());
   for (size_t i = 0; i < a.size(); ++i)
@@ -238,7 +252,7 @@ std::string first_difference(Program& tested, Program& reference, float atol, fl
       Tensor want = wanted[i].t;
       want.data = wanted[i].bytes.data();
       std::string what;
-      if (got.type == want.type && got.shape == want.shape) what = compare(got, want, atol, rtol);
+      if (got.type == want.type && got.shape == want.shape) what = compare(got, want, tolerance, worst);
       else what = join("is ", kind(got), ", the reference has ", kind(want));
       if (what.empty()) continue;
       found = join("node ", node.index, node.scope.empty() ? "" : ", " + node.scope, ", ", node.op, ".", name, " ", kind(got), ": ", what);

@@ -18,9 +18,13 @@ std::string print_dot(const Graph& graph);
 // Runs the program node by node: one line per output with hash, min, max, mean, count of NaN and infinity.
 std::string print_trace(Program& program);
 
-// Runs both, whose graphs must have equal nodes and whose inputs must be set, and describes the first node whose outputs differ
-// by more than atol + rtol·|reference|, or in where they are NaN or infinite: its index, scope, worst element and coordinates.
-// Empty if none differs. The reference's outputs are all kept in memory meanwhile, so compare short steps.
-std::string first_difference(Program& tested, Program& reference, float atol, float rtol);
+// How far an element may be off: atol + rtol·|reference| + stol·RMS of the reference over all elements with the same first index (of a
+// token, that is), for sums of many rounded products are off by a share of what they are sums of, also where they come to nothing.
+struct NodeTolerance { double atol = 0, rtol = 0, stol = 0; };
+
+// Runs both, whose graphs must have equal nodes and whose inputs must be set, and describes the first node whose outputs differ by more
+// than that, or in where they are NaN or infinite: its index, scope, worst element and coordinates. Empty if none differs; *worst is then
+// the largest difference as a share of what is allowed. The reference's outputs are all kept in memory meanwhile: compare short steps.
+std::string first_difference(Program& tested, Program& reference, const NodeTolerance& tolerance, double* worst = nullptr);
 
 }  // namespace folio

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Ops that look at one element at a time: add, scale, cast, activations and their gated forms. Activations of a model are f32
+// Ops that look at one element at a time: add, multiply, scale, cast, activations and their gated forms. Activations of a model are f32
 // between ops; other formats appear in weights and page pools, where Cast and the ops that read them convert.
 #pragma once
 #include <cmath>
@@ -49,6 +49,29 @@ struct Add {
   }
 };
 inline Tensor add(Tensor a, Tensor b) { return a.graph->record(Add{.a = a, .b = b}).y; }
+
+// y = a ⊙ b
+struct Mul {
+  static constexpr const char* name = "mul";
+  Tensor a;  // [..., C] f32
+  Tensor b;  // like a, or [C]: for every row
+  Tensor y;  // like a
+
+  void visit(auto& v) { v.in("a", a); v.in("b", b); v.out("y", y, &a); }
+  void shape() {
+    check(a.type == F32 && b.type == F32 && b.cols() == a.cols() && (b.rank() == 1 || b.shape == a.shape), "mul: a is ",
+          a.shape.text(), ", b ", b.shape.text());
+    y = like(a);
+  }
+  void reference(Worker w) const {
+    for (int64_t t : w.share(a.rows())) {
+      const float *p = a.row<float>(t), *q = b.row<float>(b.rank() == 1 ? 0 : t);
+      float* out = y.row<float>(t);
+      for (int64_t c = 0; c < a.cols(); ++c) out[c] = p[c] * q[c];
+    }
+  }
+};
+inline Tensor mul(Tensor a, Tensor b) { return a.graph->record(Mul{.a = a, .b = b}).y; }
 
 // y = factor · x
 struct Scale {

@@ -69,4 +69,26 @@ inline Tensor layer_norm(Tensor x, Tensor w, Tensor b, float eps) {
   return x.graph->record(LayerNorm{.x = x, .w = w, .b = b, .eps = eps}).y;
 }
 
+// y[t,:] = x[t,:] / sqrt(Σ x[t,:]² + eps)
+struct L2Norm {
+  static constexpr const char* name = "l2_norm";
+  Tensor x;  // [..., C] f32
+  float eps = 1e-6f;
+  Tensor y;  // like x
+
+  void visit(auto& v) { v.in("x", x); v.attr("eps", eps); v.out("y", y, &x); }
+  void shape() { check(x.type == F32, "l2_norm: x is ", format(x.type).name); y = like(x); }
+  void reference(Worker worker) const {
+    for (int64_t t : worker.share(x.rows())) {
+      const float* in = x.row<float>(t);
+      float* out = y.row<float>(t);
+      double sum[4] = {};
+      for (int64_t c = 0; c < x.cols(); ++c) sum[c & 3] += double(in[c]) * in[c];
+      const float scale = float(1 / std::sqrt(sum[0] + sum[1] + sum[2] + sum[3] + eps));
+      for (int64_t c = 0; c < x.cols(); ++c) out[c] = in[c] * scale;
+    }
+  }
+};
+inline Tensor l2_norm(Tensor x, float eps = 1e-6f) { return x.graph->record(L2Norm{.x = x, .eps = eps}).y; }
+
 }  // namespace folio

@@ -4,15 +4,19 @@
 #pragma once
 #include "ops/attend.h"
 #include "ops/elementwise.h"
+#include "ops/gates.h"
 #include "ops/matmul.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
 #include "ops/rows.h"
+#include "ops/sample.h"
+#include "ops/short_conv.h"
 #include "ops/top_k.h"
 
 #define OPS_WITH_CPU_KERNEL(OP) OP(Matmul) OP(Attend)
 // Their reference is fast enough.
 #define OPS_PLAIN_ON_CPU(OP)                                                                          \
-  OP(Embed) OP(Gather) OP(Append) OP(Add) OP(Scale) OP(Cast) OP(Activate) OP(Glu) OP(Softcap)         \
-  OP(RmsNorm) OP(LayerNorm) OP(Rope) OP(Merge) OP(TopK)
+  OP(Embed) OP(Gather) OP(Append) OP(Add) OP(Mul) OP(Scale) OP(Cast) OP(Activate) OP(Glu) OP(Softcap) \
+  OP(RmsNorm) OP(LayerNorm) OP(L2Norm) OP(Rope) OP(Merge) OP(TopK) OP(Gate) OP(ScaleRows)             \
+  OP(ShortConv) OP(Sample)
 #define ALL_OPS(OP) OPS_WITH_CPU_KERNEL(OP) OPS_PLAIN_ON_CPU(OP)

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 
 namespace folio {
 
@@ -19,7 +20,7 @@ static CacheOptions cache_options(const Model& model, const EngineOptions& optio
 }
 
 Engine::Engine(const Model& model, Device& device, const EngineOptions& options)
-    : model_(model), device_(device), chunk_(options.chunk),
+    : model_(model), device_(device), chunk_(options.chunk), padded_(options.padded || !device.exact_shapes()),
       cache_(device, model.state(options.cache_type.value_or(model.natural_rows())), cache_options(model, options)) {
   chunk_ = cache_.options().step_tokens;
 }
@@ -30,7 +31,7 @@ StepShape Engine::shape_of(std::span<const Work> works) const {
     shape.tokens += int(work.tokens.size());
     shape.wanted += work.wanted;
   }
-  if (device_.exact_shapes()) return shape;
+  if (!padded_) return shape;
   auto round_up = [](int n) {
     int up = 1;
     while (up < n) up *= 2;
@@ -39,23 +40,28 @@ StepShape Engine::shape_of(std::span<const Work> works) const {
   return {round_up(shape.tokens), round_up(shape.sequences), shape.wanted ? round_up(shape.wanted) : 0};
 }
 
-Program& Engine::program(const StepShape& shape) {
+Program& Engine::program(const StepShape& shape, const std::optional<DrawShape>& draw) {
   for (auto it = programs_.begin(); it != programs_.end(); ++it)
-    if (it->shape == shape) {
+    if (it->shape == shape && it->draw == draw) {
       programs_.splice(programs_.begin(), programs_, it);
       return *it->program;
     }
-  if (device_.exact_shapes() && programs_.size() >= most_programs) programs_.pop_back();
+  if (device_.exact_shapes() && programs_.size() >= most_programs) {
+    if (last_ == programs_.back().program.get()) last_ = nullptr;
+    programs_.pop_back();
+  }
   auto graph = std::make_unique<Graph>();
   Step step(*graph, shape, cache_.memory().kinds, cache_.memory().most_pages);
-  graph->output("logits", model_.logits(step, cache_.memory()));
-  programs_.push_front({shape, device_.compile(std::move(graph))});
+  const Tensor logits = model_.logits(step, cache_.memory());
+  if (draw) graph->output("drawn", model_.draw(logits, DrawInputs(*graph, shape.wanted, *draw)));
+  graph->output("logits", logits, draw.has_value());
+  programs_.push_front({shape, draw, device_.compile(std::move(graph))});
   return *programs_.front().program;
 }
 
-Program& Engine::prepare(std::span<const Work> works) {
+Program& Engine::prepare(std::span<const Work> works, const std::optional<DrawShape>& draw) {
   const StepShape shape = shape_of(works);
-  Program& program = this->program(shape);
+  Program& program = this->program(shape, draw);
   int32_t* token = program.input("token").at<int32_t>();
   int32_t* pos = program.input("pos").at<int32_t>();
   int32_t* seq = program.input("seq").at<int32_t>();
@@ -88,13 +94,43 @@ Program& Engine::prepare(std::span<const Work> works) {
   return program;
 }
 
-Tensor Engine::step(std::span<const Work> works) {
-  Program& program = prepare(works);
+void Engine::run(Program& program, std::span<const Work> works) {
   program.run();
-  int64_t wanted = 0;
-  for (const Work& work : works) wanted += work.wanted;
-  const Tensor logits = program.output("logits");
-  return logits.dim(0) > wanted ? logits.slice(0, wanted) : logits;   // a padded shape has rows that nobody asked for
+  last_ = &program;
+  wanted_ = 0;
+  for (const Work& work : works) wanted_ += work.wanted;
+}
+
+Tensor Engine::step(std::span<const Work> works) {
+  run(prepare(works), works);
+  return logits();
+}
+
+Tensor Engine::logits() {
+  assert(last_ != nullptr);
+  const Tensor logits = last_->output("logits");
+  return logits.dim(0) > wanted_ ? logits.slice(0, wanted_) : logits;   // a padded shape has rows that nobody asked for
+}
+
+std::span<const Token> Engine::draw(std::span<const Work> works, std::span<const Draw> draws) {
+  DrawShape shape;
+  for (const Draw& draw : draws) {
+    const std::optional<DrawShape> one = draw.sampler->draw_shape(context());
+    assert(one.has_value());
+    shape = {std::max(shape.seen, one->seen), std::max(shape.biases, one->biases)};
+  }
+  Program& program = prepare(works, shape);
+  const DrawInputs inputs(program, shape);
+  for (size_t i = 0; i < draws.size(); ++i) draws[i].sampler->write(inputs, int(i), draws[i].text);
+  for (int64_t i = int64_t(draws.size()); i < inputs.options.dim(0); ++i) {   // padding: greedy, without penalties
+    std::memset(inputs.options.row<float>(i), 0, draw_options * sizeof(float));
+    std::memset(inputs.place.row<int32_t>(i), 0, draw_places * sizeof(int32_t));
+    if (inputs.seen.present()) std::fill_n(inputs.seen.row<int32_t>(i * shape.seen), 2 * shape.seen, -1);
+    if (inputs.bias.present()) std::fill_n(inputs.biased.row<int32_t>(i), shape.biases, -1);
+  }
+  run(program, works);
+  assert(size_t(wanted_) == draws.size());
+  return {program.output("drawn").at<Token>(), draws.size()};
 }
 
 Tensor Engine::read(Seq& seq, std::span<const Token> tokens) {
@@ -103,7 +139,7 @@ Tensor Engine::read(Seq& seq, std::span<const Token> tokens) {
   for (size_t from = 0; from < tokens.size();) {
     const size_t n = std::min(tokens.size() - from, size_t(chunk_));
     const auto part = tokens.subspan(from, n);
-    check(cache_.reserve(seq, int(n)), "engine: ", seq.length() + int64_t(tokens.size() - from), " tokens do not fit into a context of ",
+    check(cache_.reserve(seq, int(n), int(n)), "engine: ", seq.length() + int64_t(tokens.size() - from), " tokens do not fit into a context of ",
           context());
     const bool last = from + n == tokens.size();
     const Work work{&seq, part, last ? 1 : 0};

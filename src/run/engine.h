@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A model on a device, with its cache and its programs: one program per step shape, recorded the first time it is asked for. It
-// moves tokens and tensors and knows no architecture, no text and no sampling.
+// moves tokens and tensors and knows no architecture and no text, and of sampling only who writes the inputs of a draw.
 #pragma once
 #include <list>
 #include <memory>
@@ -9,6 +9,7 @@
 
 #include "graph/device.h"
 #include "run/model.h"
+#include "run/sampler.h"
 #include "state/cache.h"
 
 namespace folio {
@@ -18,6 +19,7 @@ struct EngineOptions {
   int chunk = 512;                   // most tokens of one step
   int sequences = 1;                 // that may be open at once
   std::optional<DType> cache_type;   // of attention rows: f32, f16, bf16; absent: the model's natural one
+  bool padded = false;               // step shapes of powers of two on every device: so that two devices record the same graph
 };
 
 // Tokens of one sequence for one step; logits are wanted for the last `wanted` of them.
@@ -25,6 +27,12 @@ struct Work {
   Seq* seq;
   std::span<const Token> tokens;
   int wanted;
+};
+
+// Whose token is to be drawn after a wanted place: `text` is all that stands before it, this step's tokens included.
+struct Draw {
+  Sampler* sampler;
+  std::span<const Token> text;
 };
 
 class Engine {
@@ -41,8 +49,16 @@ class Engine {
   // Runs all works in one step: reads and writes rows, commits nothing. Each sequence must have room (Cache::reserve) and
   // stand in one work only. Host tensor [W, V] f32, the wanted rows of the works one after the other; valid until the next step.
   Tensor step(std::span<const Work> works);
-  // The same without running: the program with its inputs set, for tracing.
-  Program& prepare(std::span<const Work> works);
+  // A step's program with its inputs set, not run: for tracing.
+  Program& prepare(std::span<const Work> works) { return prepare(works, std::nullopt); }
+
+  // Whether draw() spares more than it costs: on a device with memory of its own one token comes back in place of V logits.
+  bool draws() const { return device_.apart(); }
+  // As step, and draws the token that follows each wanted place where the logits are; each sampler must have a draw_shape() for this
+  // context. [W] tokens, those that the samplers' pick() would give, -1 where it would throw; valid until the next step.
+  std::span<const Token> draw(std::span<const Work> works, std::span<const Draw> draws);
+  // The logits of the last step or draw, as step returns them.
+  Tensor logits();
 
   // Steps through all tokens in chunks, committing each, and returns the logits of the last one. Throws Error if they do not fit.
   Tensor read(Seq& seq, std::span<const Token> tokens);
@@ -50,16 +66,22 @@ class Engine {
  private:
   struct Recorded {
     StepShape shape;
+    std::optional<DrawShape> draw;   // absent: no token is drawn
     std::unique_ptr<Program> program;
   };
-  Program& program(const StepShape& shape);
+  Program& program(const StepShape& shape, const std::optional<DrawShape>& draw);
+  Program& prepare(std::span<const Work> works, const std::optional<DrawShape>& draw);
+  void run(Program& program, std::span<const Work> works);
   StepShape shape_of(std::span<const Work> works) const;
 
   const Model& model_;
   Device& device_;
   int chunk_;
+  bool padded_;
   Cache cache_;
   std::list<Recorded> programs_;   // the most recently used first
+  Program* last_ = nullptr;        // what was run last, and how many of its rows were wanted
+  int64_t wanted_ = 0;
 };
 
 }  // namespace folio

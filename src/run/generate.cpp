@@ -62,16 +62,35 @@ void Generator::clear() {
   open_ = false;
   text_.clear();
   logits_ = {};
+  drawn_.reset();
+  scored_ = false;
 }
 
-// Reads tokens and commits them all. False if there is no room for them.
-bool Generator::step(std::span<const Token> tokens, int wanted) {
-  if (!engine_.cache().reserve(seq_, int(tokens.size()))) return false;
-  const Work work{&seq_, tokens, wanted};
-  const Tensor logits = engine_.step({&work, 1});
-  if (wanted > 0) logits_ = {logits.row<float>(wanted - 1), size_t(logits.cols())};
+// Reads the next tokens of the text and commits them all; with the last of them the next token may be drawn at once. False if there is
+// no room for them.
+bool Generator::step(const GenerateOptions& options, std::span<const Token> tokens) {
+  if (!engine_.cache().reserve(seq_, int(tokens.size()), int(tokens.size()))) return false;
+  const bool last = seq_.length() + int64_t(tokens.size()) == int64_t(text_.size());
+  const Work work{&seq_, tokens, last ? 1 : 0};
+  logits_ = {};
+  drawn_.reset();
+  scored_ = last;
+  if (last && options.logprobs < 0 && engine_.draws() && sampler_.draw_shape(engine_.context())) {
+    const Draw draw{&sampler_, text_};
+    drawn_ = engine_.draw({&work, 1}, {&draw, 1})[0];
+  } else {
+    engine_.step({&work, 1});
+  }
   engine_.cache().commit(seq_, tokens);
   return true;
+}
+
+std::span<const float> Generator::logits() {
+  if (logits_.empty() && scored_) {
+    const Tensor t = engine_.logits();
+    logits_ = {t.row<float>(0), size_t(t.cols())};
+  }
+  return logits_;
 }
 
 // Chunks end at multiples of the chunk size in the whole text, wherever this part of it begins: so a text is cut alike whether
@@ -81,7 +100,7 @@ bool Generator::read_prompt(const GenerateOptions& options, Generated& out) {
   while (seq_.length() < end) {
     if (interrupted(options)) return false;
     const int64_t from = seq_.length(), n = std::min(chunk - from % chunk, end - from);
-    const bool fits = step(std::span(text_).subspan(size_t(from), size_t(n)), from + n == end ? 1 : 0);
+    const bool fits = step(options, std::span(text_).subspan(size_t(from), size_t(n)));
     check(fits, "no memory left in the cache for ", end, " tokens");
     out.prompt_tokens += n;
   }
@@ -98,11 +117,12 @@ void Generator::emit(const GenerateOptions& options, Token token, const std::str
 
 // Draws one token into the text.
 void Generator::draw(const GenerateOptions& options, Generated& out) {
-  const Token token = sampler_.pick(logits_, text_);
+  const Token token = drawn_ && *drawn_ >= 0 ? *drawn_ : sampler_.pick(logits(), text_);
+  drawn_.reset();
   text_.push_back(token);
   out.tokens.push_back(token);
   if (options.logprobs < 0) return;
-  const Logprobs logprobs(logits_);
+  const Logprobs logprobs(logits());
   out.logprobs.push_back(logprobs.of(token));
   logprobs.top(options.logprobs, out.likeliest.emplace_back());
 }
@@ -113,7 +133,7 @@ Finish Generator::draw_until_stopped(const GenerateOptions& options, StopStrings
     if (interrupted(options)) return Finish::interrupted;
     if (int64_t(text_.size()) >= engine_.context()) return Finish::context;
     if (seq_.length() < int64_t(text_.size())) {
-      if (!step(std::span(text_).last(1), 1)) return Finish::context;
+      if (!step(options, std::span(text_).last(1))) return Finish::context;
       ++out.steps;
     }
     draw(options, out);
@@ -152,7 +172,7 @@ Generated Generator::run(std::span<const Token> prompt, const GenerateOptions& o
     }
     out.decode_seconds = seconds() - middle;
   }
-  out.logits_hash = hash64(logits_.data(), logits_.size_bytes());
+  out.logits_hash = hash64(logits().data(), logits().size_bytes());
   return out;
 }
 

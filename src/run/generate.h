@@ -2,11 +2,15 @@
 // The token loop: reads what is new of a text, then draws a token, shows it, and reads it in turn, until something says stop.
 // It proposes n tokens and commits those that happened (house.md 4.6); today that is a chunk of the prompt or one token.
 //
+// Where a step's outputs have to be copied to the host, the token is drawn with the step (Engine::draw), unless somebody wants
+// log-probabilities; the text is the same.
+//
 // This room knows no text: what a token looks like comes in as functions. Not here: what is asked for on a command line, and
 // where the answer goes.
 #pragma once
 #include <atomic>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -87,7 +91,8 @@ class Generator {
   bool read_prompt(const GenerateOptions& options, Generated& out);
   void draw(const GenerateOptions& options, Generated& out);
   Finish draw_until_stopped(const GenerateOptions& options, StopStrings& stops, Generated& out);
-  bool step(std::span<const Token> tokens, int wanted);
+  bool step(const GenerateOptions& options, std::span<const Token> tokens);
+  std::span<const float> logits();   // of the last token; empty if it has not been read
   void emit(const GenerateOptions& options, Token token, const std::string& text, Generated& out) const;
 
   Engine& engine_;
@@ -95,7 +100,9 @@ class Generator {
   Seq seq_;
   bool open_ = false;
   std::vector<Token> text_;
-  std::span<const float> logits_;           // of the last token read, until the next step
+  bool scored_ = false;                     // the last step read the last token, so its logits are there
+  std::span<const float> logits_;           // they, once somebody wants them, until the next step
+  std::optional<Token> drawn_;              // what the device has drawn after it and nobody has taken
 };
 
 }  // namespace folio

@@ -2,6 +2,7 @@
 // What the engine asks of an architecture: what a sequence must remember, and how one step is recorded. A model describes
 // itself once; devices, caches and step shapes are none of its business.
 #pragma once
+#include "run/draw.h"
 #include "state/spec.h"
 #include "state/step.h"
 
@@ -20,6 +21,8 @@ class Model {
   virtual int64_t flops_per_token() const = 0;  // of its matrices, 2 per multiply and add
   // Records the ops of one step on step.graph; returns [W, V] f32, one row for each wanted place.
   virtual Tensor logits(const Step& step, const Memory& memory) const = 0;
+  // Records the draw of a token after each row of them (ops/sample.h), which this room cannot: it knows no ops. [W] i32, -1: no number.
+  virtual Tensor draw(Tensor logits, const DrawInputs& inputs) const = 0;
 };
 
 }  // namespace folio

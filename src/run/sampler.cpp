@@ -4,20 +4,16 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <utility>
 
+#include "base/draw.h"
 #include "base/error.h"
-#include "base/random.h"
 
 namespace folio {
 
 constexpr float lowest = -std::numeric_limits<float>::infinity();
-
-// A NaN is no candidate, and infinity is a number like the others, only larger.
-static float usable(float logit) {
-  if (std::isnan(logit)) return lowest;
-  return std::min(logit, std::numeric_limits<float>::max());
-}
 
 static bool higher(const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.token < b.token); }
 
@@ -46,31 +42,35 @@ static void check_options(const SamplerOptions& o, int64_t vocab) {
 Sampler::Sampler(const SamplerOptions& options, int64_t vocab) : options_(options) {
   check(vocab > 0, "sampler: an empty vocabulary");
   check_options(options, vocab);
+  numbers_ = {options.temperature, options.repeat_penalty, options.presence_penalty, options.frequency_penalty,
+              options.typical,     options.top_p,          options.min_p};
+  // Biases of the same token stay in their order.
+  std::stable_sort(options_.logit_bias.begin(), options_.logit_bias.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   work_.resize(size_t(vocab));
   counts_.resize(size_t(vocab));
   noise_.resize(std::min<size_t>(size_t(vocab), 4096));
   candidates_.reserve(size_t(vocab));
 }
 
+bool Sampler::penalises() const {
+  return options_.repeat_last_n != 0 && (options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0);
+}
+
+// Calls f(token, how often) for each token of the window, in the order in which they came last.
+template <class F> void Sampler::each_seen(std::span<const Token> text, F f) {
+  const size_t back = options_.repeat_last_n < 0 ? text.size() : std::min(text.size(), size_t(options_.repeat_last_n));
+  const auto window = text.last(back);
+  for (Token t : window) ++counts_[size_t(t)];
+  for (Token t : window)
+    if (const int32_t count = std::exchange(counts_[size_t(t)], 0); count > 0) f(t, count);
+}
+
 // Penalties and bias, and only numbers or minus infinity left.
 std::span<const float> Sampler::process(std::span<const float> logits, std::span<const Token> text) {
   assert(logits.size() == work_.size());
   std::transform(logits.begin(), logits.end(), work_.begin(), usable);
-  const bool penalties = options_.repeat_penalty != 1 || options_.presence_penalty != 0 || options_.frequency_penalty != 0;
-  if (penalties) {
-    const size_t back = options_.repeat_last_n < 0 ? text.size() : std::min(text.size(), size_t(options_.repeat_last_n));
-    const auto window = text.last(back);
-    for (Token t : window) ++counts_[size_t(t)];
-    for (Token t : window) {
-      int32_t& count = counts_[size_t(t)];
-      if (count == 0) continue;   // met before
-      float& logit = work_[size_t(t)];
-      logit = logit > 0 ? logit / options_.repeat_penalty : logit * options_.repeat_penalty;
-      logit = usable(logit - options_.presence_penalty - float(count) * options_.frequency_penalty);
-      count = 0;
-    }
-  }
-  for (const auto& [token, bias] : options_.logit_bias) work_[size_t(token)] = usable(work_[size_t(token)] + bias);
+  if (penalises()) each_seen(text, [&](Token t, int32_t times) { work_[size_t(t)] = penalised(work_[size_t(t)], times, numbers_); });
+  for (const auto& [token, bias] : options_.logit_bias) work_[size_t(token)] = biased(work_[size_t(token)], bias);
   return work_;
 }
 
@@ -85,14 +85,14 @@ Token Sampler::pick(std::span<const float> logits, std::span<const Token> text) 
   if (o.temperature == 0) return greedy(process(logits, text));
   const bool all = o.top_k == 0 && o.typical >= 1 && o.top_p >= 1 && o.min_p <= 0;
   if (all) return draw_from_all(process(logits, text), text.size());
-  float highest = lowest, best = lowest;
-  for (const Candidate& c : candidates(logits, text)) highest = std::max(highest, c.logit);
-  Token token = -1;
+  candidates(logits, text);
+  const float highest = highest_left();
+  uint64_t best = 0;
   for (const Candidate& c : candidates_) {
-    const float value = (c.logit - highest) / o.temperature + gumbel(o.seed, text.size(), uint32_t(c.token));
-    if (value > best || token < 0 || (value == best && c.token < token)) best = value, token = c.token;
+    const float noise = gumbel(o.seed, text.size(), uint32_t(c.token));
+    best = std::max(best, code_of(draw_of(c.logit, highest, o.temperature, noise), c.token));
   }
-  return token;
+  return token_of(best);
 }
 
 // Without a cut every token takes part: no list, noise for a block at a time.
@@ -104,7 +104,7 @@ Token Sampler::draw_from_all(std::span<const float> logits, uint64_t position) {
     const size_t n = std::min(noise_.size(), logits.size() - from);
     gumbel_row(options_.seed, position, uint32_t(from), int(n), noise_.data());
     for (size_t i = 0; i < n; ++i) {
-      const float value = (logits[from + i] - highest) / options_.temperature + noise_[i];
+      const float value = draw_of(logits[from + i], highest, options_.temperature, noise_[i]);
       if (value > best) best = value, token = Token(from + i);
     }
   }
@@ -141,55 +141,85 @@ void Sampler::keep_top_k(std::span<const float> logits) {
   cut();
 }
 
-// Softmax over what is left, into p. Returns the logarithm of its normaliser: log p = logit - that.
-double Sampler::probabilities() {
+float Sampler::highest_left() const {
   float highest = lowest;
   for (const Candidate& c : candidates_) highest = std::max(highest, c.logit);
-  double sum = 0;
-  for (Candidate& c : candidates_) sum += c.p = std::exp(c.logit - highest);
-  for (Candidate& c : candidates_) c.p = float(c.p / sum);
-  return highest + std::log(sum);
+  return highest;
 }
 
-// Keeps the fewest candidates, first in the order `before`, that hold this mass; at least one. Sorts no more than it must: the
-// first 64, then as many again, and so on.
-template <class Before> static void keep_mass(std::vector<Candidate>& list, double mass, Before before) {
-  double held = 0;
+// Weighs what is left. Returns the sum.
+uint64_t Sampler::weigh() {
+  const float highest = highest_left();
+  uint64_t whole = 0;
+  for (Candidate& c : candidates_) whole += c.mass = mass_of(highest - c.logit);
+  return whole;
+}
+
+// Keeps the fewest candidates, first in the order `before`, that weigh as much as is needed. Sorts no more than it must: the first 64,
+// then as many again, and so on.
+template <class Before> static void keep_mass(std::vector<Candidate>& list, uint64_t need, Before before) {
+  uint64_t held = 0;
   for (size_t from = 0, n = 64; from < list.size(); from += n, n = from) {
     const auto begin = list.begin() + int64_t(from);
     const auto end = list.begin() + int64_t(std::min(from + n, list.size()));
     if (end != list.end()) std::nth_element(begin, end, list.end(), before);
     std::sort(begin, end, before);
     for (auto c = begin; c != end; ++c) {
-      held += c->p;
-      if (held >= mass) return list.resize(size_t(c - list.begin()) + 1);
+      held += c->mass;
+      if (held >= need) return list.resize(size_t(c - list.begin()) + 1);
     }
   }
 }
 
 void Sampler::keep_typical() {
-  const double normaliser = probabilities();
-  double mean = 0;   // surprise, -log p, over the distribution
-  for (const Candidate& c : candidates_) mean += c.p * (normaliser - c.logit);
-  for (Candidate& c : candidates_) c.key = float(std::fabs(normaliser - c.logit - mean));
-  keep_mass(candidates_, options_.typical, [](const Candidate& a, const Candidate& b) {
-    return a.key < b.key || (a.key == b.key && a.token < b.token);
-  });
+  const uint64_t whole = weigh();
+  const float highest = highest_left();
+  uint64_t moments = 0;
+  for (const Candidate& c : candidates_) moments += moment_of(highest - c.logit, c.mass);
+  const float mean = mean_of(moments, whole);
+  for (Candidate& c : candidates_) c.nearness = nearness_of(highest - c.logit, mean, c.token);
+  keep_mass(candidates_, need_of(options_.typical, whole), [](const Candidate& a, const Candidate& b) { return a.nearness > b.nearness; });
 }
 
 void Sampler::keep_top_p() {
-  probabilities();
-  // The tokens below (1 - top_p)/n hold less than 1 - top_p together: they cannot be needed.
-  const float negligible = 0.5f * (1 - options_.top_p) / float(candidates_.size());   // half: rounding
-  std::erase_if(candidates_, [&](const Candidate& c) { return c.p < negligible; });
-  keep_mass(candidates_, options_.top_p, higher);
+  const uint64_t whole = weigh(), need = need_of(options_.top_p, whole);
+  // Tokens that all together weigh less than what may be left out cannot be needed.
+  const uint64_t least = (whole - need) / candidates_.size();
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.mass < least; });
+  keep_mass(candidates_, need, higher);
 }
 
 void Sampler::keep_min_p() {
-  float highest = lowest;
-  for (const Candidate& c : candidates_) highest = std::max(highest, c.logit);
-  const float least = highest + std::log(options_.min_p);
+  const float least = least_of(highest_left(), options_.min_p);
   std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < least; });
+}
+
+std::optional<DrawShape> Sampler::draw_shape(int64_t context) const {
+  const int64_t window = options_.repeat_last_n < 0 ? context : std::min<int64_t>(options_.repeat_last_n, context);
+  const int64_t seen = penalises() ? std::min(window, int64_t(work_.size())) : 0;
+  if (seen > most_to_copy || options_.logit_bias.size() > size_t(most_to_copy)) return std::nullopt;
+  return DrawShape{int(seen), int(options_.logit_bias.size())};
+}
+
+void Sampler::write(const DrawInputs& in, int row, std::span<const Token> text) {
+  const uint64_t position = text.size();
+  const DrawPlace place = {options_.top_k, uint32_t(options_.seed), uint32_t(options_.seed >> 32), uint32_t(position), uint32_t(position >> 32)};
+  std::memcpy(in.options.row<float>(row), &numbers_, sizeof numbers_);
+  std::memcpy(in.place.row<int32_t>(row), &place, sizeof place);
+  if (in.seen.present()) {
+    int32_t *pair = in.seen.row<int32_t>(row * in.seen.dim(1)), *const end = pair + 2 * in.seen.dim(1);
+    if (penalises())
+      each_seen(text, [&](Token t, int32_t times) {
+        *pair++ = t;
+        *pair++ = times;
+      });
+    std::fill(pair, end, -1);
+  }
+  if (!in.bias.present()) return;
+  int32_t *token = in.biased.row<int32_t>(row), *const end = token + in.biased.cols();
+  float* bias = in.bias.row<float>(row);
+  for (const auto& [t, b] : options_.logit_bias) *token++ = t, *bias++ = b;
+  std::fill(token, end, -1);
 }
 
 Logprobs::Logprobs(std::span<const float> logits) : logits_(logits) {

@@ -14,14 +14,17 @@
 // depends on nothing but the logits, the text before, the seed and the position. Temperature 0 is the plain argmax after
 // penalties and bias. Probabilities are those of the tokens that the processor before left over, at temperature 1.
 //
-// A NaN counts as minus infinity. Nothing is allocated after construction.
+// A NaN counts as minus infinity. Nothing is allocated after construction. Every number here comes from base/draw.h, so the same token is
+// drawn by the op Sample on whatever device it runs, for which a Sampler writes the inputs.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "base/token.h"
+#include "run/draw.h"
 
 namespace folio {
 
@@ -41,8 +44,8 @@ struct SamplerOptions {
 
 struct Candidate {
   Token token;
-  float logit;            // processed; before the temperature
-  float p = 0, key = 0;   // probability and sorting key, for the processors
+  float logit;                        // processed; before the temperature
+  uint64_t mass = 0, nearness = 0;    // see base/draw.h; for the processors
 };
 
 struct TokenLogprob {
@@ -62,9 +65,18 @@ class Sampler {
   // What pick() draws from: the tokens that the processors leave over, in no order. Valid until the next call.
   std::span<const Candidate> candidates(std::span<const float> logits, std::span<const Token> text);
 
+  // The sizes of what a device must be told to draw in this sampler's place, in a context of so many tokens. None if that would be
+  // about as much as the logits it saves: a window or biases of more than 4096 tokens.
+  std::optional<DrawShape> draw_shape(int64_t context) const;
+  // Writes row `row` of these inputs, whose shape is draw_shape's or larger: what Sample draws then is pick(logits, text).
+  void write(const DrawInputs& inputs, int row, std::span<const Token> text);
+
   const SamplerOptions& options() const { return options_; }
 
  private:
+  static constexpr int64_t most_to_copy = 4096;
+  bool penalises() const;
+  template <class F> void each_seen(std::span<const Token> text, F f);
   std::span<const float> process(std::span<const float> logits, std::span<const Token> text);
   Token greedy(std::span<const float> logits) const;
   Token draw_from_all(std::span<const float> logits, uint64_t position);
@@ -72,9 +84,11 @@ class Sampler {
   void keep_typical();
   void keep_top_p();
   void keep_min_p();
-  double probabilities();
+  float highest_left() const;
+  uint64_t weigh();
 
   SamplerOptions options_;
+  DrawOptions numbers_;                 // of them, as the rule reads them
   std::vector<float> work_;             // processed logits
   std::vector<float> noise_;
   std::vector<int32_t> counts_;         // of each token in the window; zero between calls

@@ -9,6 +9,9 @@
 //   kind 0, window 0      table of a sequence   [ 4 | 0 | 7 ]            pool of layer 3, "k":  [N, 64, G, D]
 //   kind 1, window 4096                         [-1 |-1 | 2 ]            -1: given back, nobody can read it any more
 //
+// Slabs have kinds of their own, one slab a page; those that nobody can go on from are given back, and within tokens that are certain
+// to be committed none are made that would be given back at once.
+//
 // Not here: computing (memory does not), and who shares a prefix (the radix tree joins behind open()).
 #pragma once
 #include <memory>
@@ -26,6 +29,7 @@ struct CacheOptions {
   int64_t context = 0;     // longest sequence, in tokens
   int sequences = 1;       // that may be open at full length at once
   int step_tokens = 512;   // most tokens proposed at once: what a windowed row must outlive
+  int uncertain = 64;      // most of them that may not be committed, where layers fold
 };
 
 // A sequence that is being read or written. Made by Cache::open, ended by Cache::close.
@@ -37,7 +41,7 @@ class Seq {
  private:
   friend class Cache;
   std::vector<Token> text_;
-  std::vector<std::vector<int32_t>> pages_;   // [kind][page number] -> id, -1 given back
+  std::vector<std::vector<int32_t>> pages_;   // [kind][page number] -> id, -1 given back or never made
 };
 
 class Cache {
@@ -49,8 +53,9 @@ class Cache {
 
   // A sequence whose text will begin with `text`. It adopts the longest prefix that is remembered; length() says how long.
   Seq open(std::span<const Token> text);
-  // Room for the next `tokens` tokens. False if the sequence would be too long or no page is free.
-  bool reserve(Seq& seq, int tokens);
+  // Room for the next `tokens` tokens, of which the first `certain` will be committed whatever happens. False if the sequence would
+  // be too long or no page is free. Throws Error if more than options().uncertain are uncertain and a layer folds.
+  bool reserve(Seq& seq, int tokens, int certain = 0);
   // These tokens happened. What else was proposed never did.
   void commit(Seq& seq, std::span<const Token> kept);
   // Gives its pages back.
@@ -66,12 +71,18 @@ class Cache {
 
  private:
   struct Kind {
-    int window, sinks;
+    enum class Keeps { rows, slabs, chain } keeps;
+    int window, sinks;           // of rows
     int64_t pages;
     std::vector<int32_t> free;   // the next id is at the back
+    // Whether page p is wanted once `length` tokens are committed.
+    bool wants(int64_t p, int64_t length) const;
   };
   int kind_of(const RowSpec& row);
-  void release_behind_window(Seq& seq);
+  int kind_of(const SlabSpec& slab);
+  int add_kind(Kind kind);
+  Pool pool(const std::string& name, DType type, const Shape& shape, int kind);
+  void release_unread(Seq& seq);
 
   Device& device_;
   CacheOptions options_;

@@ -17,11 +17,21 @@ struct RowSpec {
   int sinks = 0;      // with a window: the first tokens that stay readable as well
 };
 
+// After page n − 1 (n pages are full) a mixer goes on from the slab of that page; or, with `chain`, from those of the pages n − 1,
+// n − lowbit(n) − 1, …: a binary counter whose digits are slabs, each standing where it was made (Fenwick; log-linear attention).
 struct SlabSpec {
   std::string name;   // "S"
   DType type = F32;
   Shape shape;        // {H, Dk, Dv}
+  bool chain = false;
 };
+
+// Whether the slab of page p is wanted by one who goes on after `full` pages.
+inline bool slab_wanted(int64_t p, int64_t full, bool chain) {
+  if (p + 1 >= full) return true;           // the newest, and those still to come
+  while (chain && full > p + 1) full &= full - 1;   // where the chain's next digit ends
+  return full == p + 1;
+}
 
 struct LayerSpec {
   std::vector<RowSpec> rows;

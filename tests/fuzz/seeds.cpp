@@ -103,6 +103,7 @@ WeightsWriter everything() {
   w.tensor("f32", {2, 3}, {1, 2, 3, 4, 5, 6}).tensor("f16", {3}, {1, -2, 0.5}, F16).tensor("bf16", {1, 1, 2}, {1, 2}, BF16);
   w.tensor("q8", {2, 32}, numbers, Q8_0)
       .tensor("q4", {1, 1, 2, 32}, numbers, Q4_0)
+      .tensor("f8", {1, 64}, numbers, F8_E4M3)
       .integers("ids", {2, 2}, {1, -1, 7, 0})
       .bytes("u8", {3}, "abc");
   return w;

@@ -10,6 +10,8 @@ the checkpoint: shape.json {"prompt": T, "vocab": V, "steps": S}, and raw little
     prompt.i32 [T]   logits_prompt.f32 [T,V]   ids.i32 [S]   logits_decode.f32 [S,V]
 ids[0] is the greedy choice after the prompt; row k of logits_decode follows the prompt and ids[0..k]; ids[k+1] is its choice.
 All of it float32 on the CPU, eager attention, the whole sequence anew for each step (no cache to be wrong about).
+The matrices of *_fp8 are float8_e4m3fn with scales, as Qwen3-FP8 and compressed-tensors write them; the logits are those of the
+floats that they stand for.
 ../tokenizer_json/NAME holds a tokenizer.json and ids.json, [[text, ids without special tokens], ...]; all but the unigram come out
 the same each time.
 """
@@ -19,6 +21,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import safetensors.torch
 import torch
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -51,9 +54,14 @@ CASES = {
     "qwen3": ("Qwen3", LLAMA | dict(head_dim=16) | rope("default", 1000000.0), 40, "float32"),
     "phi3": ("Phi3", LLAMA | dict(num_key_value_heads=4, pad_token_id=0)
              | rope("default", partial_rotary_factor=0.5), 40, "float32"),
+    "qwen3_fp8": ("Qwen3", LLAMA | dict(hidden_size=64, intermediate_size=128, head_dim=16) | rope("default", 1000000.0), 24, "blocks"),
+    "llama_fp8": ("Llama", LLAMA | dict(hidden_size=64, intermediate_size=128) | rope("default"), 24, "rows"),
     "gpt2": ("GPT2", dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0), 44,
              "float32"),
+    "mamba2": ("Mamba2", dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_heads=4, head_dim=16, state_size=24, n_groups=2, expand=2,
+                              conv_kernel=4, chunk_size=32), 140, "float32"),
 }
+DECODE = {"mamba2": 40}  # steps; the others take STEPS
 
 
 def randomise(model, seed):
@@ -79,17 +87,51 @@ def old_keys(folder):
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
+FLOAT8 = {
+    "blocks": {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [32, 64]},
+    "rows": {"quant_method": "compressed-tensors", "format": "float-quantized"},
+}
+
+
+def scales_of(x, blocks):
+    """Of the largest number, so that it becomes 448: one to a block, to a row, or to matrices with more columns than rows."""
+    rows, columns = FLOAT8["blocks"]["weight_block_size"] if blocks else (1 if x.shape[0] >= x.shape[1] else x.shape[0], x.shape[1])
+    parts = x.reshape(x.shape[0] // rows, rows, x.shape[1] // columns, columns)
+    return parts.abs().amax(dim=(1, 3)) / 448, rows, columns
+
+
+def save_float8(model, folder, kind):
+    """Writes the checkpoint and leaves in the model what it stands for."""
+    out = {}
+    for name, p in model.named_parameters():
+        if p.dim() < 2 or "embed" in name or "lm_head" in name:
+            out[name] = p.data.bfloat16()
+            p.data.copy_(out[name].float())
+            continue
+        scale, rows, columns = scales_of(p.data, kind == "blocks")
+        if kind == "rows":
+            scale = scale.bfloat16()
+        each = scale.float().repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+        out[name] = (p.data / each).clamp(-448, 448).to(torch.float8_e4m3fn)
+        out[name + ("_scale_inv" if kind == "blocks" else "_scale")] = scale if scale.numel() > 1 else scale.reshape(())
+        p.data.copy_(out[name].float() * each)
+    if kind == "rows":
+        out["model.layers.0.mlp.up_proj.input_scale"] = torch.tensor(0.125)
+    safetensors.torch.save_file(out, folder / "model.safetensors")
+    config = json.loads(model.config.to_json_string()) | {"architectures": [type(model).__name__], "quantization_config": FLOAT8[kind]}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 @torch.no_grad()
-def expected(folder, length, seed):
+def expected(model, length, seed, steps):
     """Prompt, its logits, greedy ids and theirs; and the smallest margin of a choice."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     vocab = model.config.vocab_size
     random = torch.Generator().manual_seed(seed)
     sequence = torch.randint(3, vocab, (1, length), generator=random)
     prompt = model(sequence, use_cache=False).logits[0]
     ids, decode, last = [], [], prompt[-1]
     margin = math.inf
-    for _ in range(STEPS):
+    for _ in range(steps):
         best = last.topk(2).values
         margin = min(margin, (best[0] - best[1]).item())
         ids.append(int(last.argmax()))
@@ -101,27 +143,33 @@ def expected(folder, length, seed):
 
 def make_model(name):
     family, config, length, dtype = CASES[name]
+    steps = DECODE.get(name, STEPS)
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     kind = getattr(transformers, "GPT2LMHeadModel" if family == "GPT2" else family + "ForCausalLM")
-    model = kind(getattr(transformers, family + "Config")(**config))
+    model = kind(getattr(transformers, family + "Config")(**config, attn_implementation="eager")).eval()
     for seed in range(1, 100):
         randomise(model, seed)
-        shards = {"max_shard_size": "60KB"} if name == "qwen3" else {}  # one of them in several files
-        model.to(getattr(torch, dtype)).save_pretrained(folder, **shards)
-        model.float()
-        (folder / "generation_config.json").unlink(missing_ok=True)
-        if name == "llama_linear":
-            old_keys(folder)
-        prompt, logits, ids, decode, margin = expected(folder, length, seed)
-        if margin > MARGIN and len(set(ids.tolist())) > STEPS // 3:
+        if dtype in FLOAT8:
+            save_float8(model, folder, dtype)
+            stored = model
+        else:
+            shards = {"max_shard_size": "60KB"} if name == "qwen3" else {}  # one of them in several files
+            model.to(getattr(torch, dtype)).save_pretrained(folder, **shards)
+            model.float()
+            (folder / "generation_config.json").unlink(missing_ok=True)
+            if name == "llama_linear":
+                old_keys(folder)
+            stored = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+        prompt, logits, ids, decode, margin = expected(stored, length, seed, steps)
+        if margin > MARGIN and len(set(ids.tolist())) > steps // 4:
             break
         for file in folder.iterdir():
             file.unlink()
     else:
         raise SystemExit(f"{name}: no seed gives clear choices")
-    shape = {"prompt": length, "vocab": logits.shape[1], "steps": STEPS}
+    shape = {"prompt": length, "vocab": logits.shape[1], "steps": steps}
     (folder / "shape.json").write_text(json.dumps(shape) + "\n")
     for file, data in (("prompt.i32", prompt.int()), ("ids.i32", ids.int()),
                        ("logits_prompt.f32", logits), ("logits_decode.f32", decode)):

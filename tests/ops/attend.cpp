@@ -138,6 +138,28 @@ static void known_numbers(CaseList<Attend>& list) {
   put(op, std::vector<float>(8, 0.0f), std::vector<float>(4, none));
 }
 
+// Prompts of more rows than a tile has, that begin and end within pages; every shape that kernels have; and all options, some together.
+static void prompts(CaseList<Attend>& list, DType type) {
+  auto put = [&](const Attend& op) { list.add(op, allowed(list, op)); };
+  for (const auto& [size, width] : {std::pair{64, 64}, {80, 80}, {128, 128}, {136, 72}, {192, 192}, {32, 16}})
+    put(attention(list, {.lengths = {150}, .fresh = 75, .heads = 2, .groups = 1, .size = size, .width = width, .type = type}));
+  put(attention(list, {.lengths = {90, 160, 67}, .fresh = 80, .heads = 6, .groups = 2, .size = 16, .width = 16, .padding = 5, .type = type}));
+  put(attention(list, {.lengths = {390}, .fresh = 130, .heads = 1, .groups = 1, .type = type}));
+  Wish wish = {.lengths = {200}, .fresh = 140, .heads = 2, .groups = 2, .size = 32, .width = 32, .padding = 3, .type = type};
+  Attend op = attention(list, wish);
+  op.window = 70, op.sinks = 5;
+  put(op);
+  op.softcap = 1.5f, op.slopes = list.uniform(0.01, 0.5, {2});
+  put(op);
+  op = attention(list, wish);
+  op.causal = false;
+  put(op);
+  op = attention(list, wish);
+  op.page.row<int32_t>(0)[1] = -1;
+  put(op);
+  put(attention(list, {.lengths = {30, 70}, .fresh = 35, .heads = 2, .groups = 1, .size = 16, .width = 16, .type = type, .shuffle = true}));
+}
+
 CASES(Attend) {
   known_numbers(*this);
   auto put = [this](const Attend& op) { add(op, allowed(*this, op)); };
@@ -181,6 +203,7 @@ CASES(Attend) {
     for (const auto& [size, width] : sizes)
       for (int fresh : {1, 20})
         put(attention(*this, {.lengths = {70}, .fresh = fresh, .heads = 2, .groups = 1, .size = size, .width = width, .type = type}));
+    prompts(*this, type);
   }
 }
 

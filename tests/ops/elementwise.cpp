@@ -21,6 +21,17 @@ CASES(Add) {
   add({.a = normal({2, 3, 4, 5}), .b = normal({5})});
 }
 
+CASES(Mul) {
+  known({.a = values({1, 3}, {1, 2, 3}), .b = values({1, 3}, {10, -2, 0.5f})}, {values({1, 3}, {10, -4, 1.5f})});
+  known({.a = values({2, 2}, {1, 2, 3, 4}), .b = values({2}, {10, 20})}, {values({2, 2}, {10, 40, 30, 80})});
+  for (int64_t rows : {1, 64})
+    for (int64_t cols : {1, 32, 1000}) {
+      add({.a = normal({rows, cols}), .b = normal({rows, cols})});
+      add({.a = normal({rows, cols}), .b = normal({cols})});
+    }
+  add({.a = normal({2, 3, 4, 5}), .b = normal({5})});
+}
+
 CASES(Scale) {
   known({.x = values({1, 4}, {1, -2, 0, inf}), .factor = -0.5f}, {values({1, 4}, {-0.5f, 1, 0, -inf})});
   for (int64_t rows : {1, 3, 64})
@@ -52,9 +63,25 @@ CASES(Cast) {
   known({.x = raw(Q4_0, {1, 32}, q4)}, {values({1, 32}, nibbles)});
   known({.x = values({1, 32}, std::vector<float>(32, 0.0f)), .to = Q8_0}, {raw(Q8_0, {1, 32}, std::vector<uint8_t>(34, 0))});
 
-  for (DType type : {F32, F16, BF16, Q8_0, Q4_0})
+  // 448·1.5 is the largest: a scale of 1.5. 2^-9 is the smallest step; 8.5 and 9.5 lie between two numbers.
+  std::vector<float> eights(64, 0.0f), back(64, 0.0f);
+  std::vector<uint8_t> f8(68, 0);
+  f8[2] = 0xc0, f8[3] = 0x3f;
+  const std::vector<std::pair<float, uint8_t>> pairs = {{-448, 0xfe},     {1, 0x38}, {0x1p-9f, 0x01}, {-0x7p-9f, 0x87},
+                                                        {0x1p-6f, 0x08}, {8, 0x50}, {10, 0x52}};
+  for (size_t i = 0; i < pairs.size(); ++i) eights[i] = back[i] = pairs[i].first * 1.5f, f8[4 + i] = pairs[i].second;
+  eights[40] = 8.5f * 1.5f, eights[41] = 9.5f * 1.5f, eights[42] = inf, eights[43] = -inf, eights[44] = nan, eights[45] = -0.0f;
+  const uint8_t rounded[] = {0x50, 0x52, 0x7e, 0xfe, 0x7f, 0x80};
+  for (size_t i = 0; i < 6; ++i) f8[44 + i] = rounded[i];
+  known({.x = values({1, 64}, eights), .to = F8_E4M3}, {raw(F8_E4M3, {1, 64}, f8)});
+  back[40] = 12, back[41] = 15, back[42] = 672, back[43] = -672, back[44] = nan, back[45] = -0.0f;
+  known({.x = raw(F8_E4M3, {1, 64}, f8)}, {values({1, 64}, back)});
+  known({.x = values({1, 64}, std::vector<float>(64, 0.0f)), .to = F8_E4M3}, {raw(F8_E4M3, {1, 64}, std::vector<uint8_t>(68, 0))});
+  for (double size : {1e-30, 1e-6, 1e30}) add({.x = normal({3, 128}, F32, size), .to = F8_E4M3});
+
+  for (DType type : {F32, F16, BF16, Q8_0, Q4_0, F8_E4M3})
     for (int64_t rows : {1, 5})
-      for (int64_t cols : {32, 320}) {
+      for (int64_t cols : {std::max(32, format(type).block), 320}) {
         add({.x = normal({rows, cols}), .to = type});
         add({.x = normal({rows, cols}, type)});
       }

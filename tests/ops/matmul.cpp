@@ -13,14 +13,14 @@ static const std::vector<Act> acts = {Act::none, Act::relu, Act::relu2, Act::sil
 using Row = std::vector<double>;
 
 // How far rounding may move each x of a token (a standard deviation), as the kernels of that weight format round it: to int8 in
-// blocks of 32 for the quantised ones, to bf16 for bf16, not at all for the others.
+// blocks of 32 for Q8_0 and Q4_0, to bf16 for bf16 and F8_E4M3 (which the CPU's do not), not at all for the others.
 static Row rounding(const double* x, size_t n, DType type) {
   Row e(n, 0.0);
   for (size_t k = 0; k < n; ++k) {
     double most = 0;
     for (size_t j = k / 32 * 32; j < std::min(n, k / 32 * 32 + 32); ++j) most = std::max(most, std::fabs(x[j]));
     if (type == Q8_0 || type == Q4_0) e[k] = most / 127 / std::sqrt(12.0);
-    if (type == BF16) e[k] = std::fabs(x[k]) * 0x1p-8 / std::sqrt(12.0);
+    if ((type == BF16 || type == F8_E4M3) && x[k] != 0) e[k] = std::ldexp(1.0, std::ilogb(x[k]) - 7) / std::sqrt(12.0);  // of a step
   }
   return e;
 }
@@ -82,6 +82,11 @@ static Matmul random_op(Inputs& in, DType type, int64_t tokens, int64_t n, int64
 static std::vector<uint8_t> extreme(DType type, int64_t blocks) {
   std::vector<uint8_t> bytes;
   for (int64_t b = 0; b < blocks; ++b) {
+    if (type == F8_E4M3) {
+      bytes.insert(bytes.end(), {0x00, 0x00, 0x80, 0x3f});
+      bytes.insert(bytes.end(), 64, b % 2 ? 0x7e : 0xfe);                                          // 448, −448
+      continue;
+    }
     bytes.insert(bytes.end(), {0x00, 0x3c});                                                       // a scale of 1
     bytes.insert(bytes.end(), type == Q8_0 ? 32 : 16, type == Q8_0 ? 0x80 : b % 2 ? 0x00 : 0xff);  // −128; −8 or 7
   }
@@ -105,22 +110,29 @@ CASES(Matmul) {
         {values({1, 2}, {-1.68941421f, 2.76159416f})});  // silu(−1)·10 + 1, silu(2)·1 + 1
   known({.x = values({1, 32}, std::vector<float>(32, 2.0f)), .w = raw(Q8_0, {1, 32}, extreme(Q8_0, 1))}, {values({1, 1}, {-128 * 64})});
   known({.x = values({1, 64}, std::vector<float>(64, 2.0f)), .w = raw(Q4_0, {1, 64}, extreme(Q4_0, 2))}, {values({1, 1}, {(7 - 8) * 64})});
+  known({.x = values({1, 192}, std::vector<float>(192, 2.0f)), .w = raw(F8_E4M3, {1, 192}, extreme(F8_E4M3, 3))},
+        {values({1, 1}, {-448 * 128})});
 
-  for (DType type : {F32, F16, BF16, Q8_0, Q4_0}) {
+  for (DType type : {F32, F16, BF16, Q8_0, Q4_0, F8_E4M3}) {
     const bool blocks = format(type).block > 1;
+    auto whole = [&](int64_t k) { return (k + format(type).block - 1) / format(type).block * format(type).block; };
     int turn = 0;
     for (int64_t tokens : {1, 2, 3, 5, 8, 9, 17, 64, 130}) {
       const int64_t k = tokens > 20 ? 96 : 288;  // many tokens and long rows at once are the last of `sizes`
-      put(random_op(*this, type, tokens, 67, blocks ? k : k - 31, 0, Act::none));
+      put(random_op(*this, type, tokens, 67, blocks ? whole(k) : k - 31, 0, Act::none));
       for (int i = 0; i < 2; ++i, ++turn) {  // epilogues take turns
         static constexpr int parts[] = {1, 8, 2, 10, 15, 7, 9, 3, 11};
         put(random_op(*this, type, tokens, 20, blocks ? 64 : 50, parts[turn % 9], acts[size_t(turn % 6)]));
       }
     }
     for (Act act : acts)
-      for (int parts : {9, 15}) put(random_op(*this, type, 3, 33, 96, parts, act));
+      for (int parts : {9, 15}) put(random_op(*this, type, 3, 33, whole(96), parts, act));
     static constexpr int64_t sizes[][3] = {{1, 1, 32}, {2, 4, 160}, {1, 16, 1024}, {3, 31, 96}, {1, 128, 64}, {15, 21, 1024}};
-    for (const auto& [tokens, n, k] : sizes) put(random_op(*this, type, tokens, n, k, 0, Act::none));
+    for (const auto& [tokens, n, k] : sizes) put(random_op(*this, type, tokens, n, whole(k), 0, Act::none));
+    // Tiles of 128 tokens and 128 or 256 rows, several for each block; many steps of k.
+    static constexpr int64_t tiles[][4] = {{65, 200, 136, 0}, {140, 600, 72, 9}, {70, 136, 600, 1}, {200, 70, 64, 15}, {130, 520, 40, 11}};
+    if (type == F16 || type == BF16)
+      for (const auto& [tokens, n, k, parts] : tiles) put(random_op(*this, type, tokens, n, k, int(parts), acts[size_t(turn++ % 6)]));
     if (!blocks)
       for (int64_t k : {1, 7, 15, 33, 63}) put(random_op(*this, type, 4, 5, k, 1, Act::none));
     for (int64_t tokens : {1, 2, 8}) put(random_op(*this, type, tokens, 24, 64, 15, Act::silu));  // gated, rows of whole vectors
@@ -131,7 +143,7 @@ CASES(Matmul) {
     op.x.row<float>(2)[77] = 1000;
     for (int64_t k = 0; k < 128; ++k) op.x.row<float>(3)[k] *= 1e-20f, op.x.row<float>(4)[k] *= 1e15f;
     put(op);
-    if (blocks) put({.x = uniform(2, 2.0001, {5, 128}), .w = raw(type, {4, 128}, extreme(type, 16))});
+    if (blocks) put({.x = uniform(2, 2.0001, {5, 128}), .w = raw(type, {4, 128}, extreme(type, 4 * 128 / format(type).block))});
   }
 }
 

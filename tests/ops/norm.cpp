@@ -31,4 +31,12 @@ CASES(LayerNorm) {
   add({.x = near(1000, {3, 4096}), .w = near(1, {4096}), .b = normal({4096})});  // a mean far from zero: squares minus mean² would fail
 }
 
+CASES(L2Norm) {
+  known({.x = values({2, 2}, {3, 4, 0, 0})}, {values({2, 2}, {0.59999999f, 0.79999998f, 0, 0})});
+  known({.x = values({1, 2}, {3, 4}), .eps = 75}, {values({1, 2}, {0.3f, 0.4f})});
+  for (int64_t rows : {1, 3, 64})
+    for (int64_t cols : {1, 32, 1000}) add({.x = normal({rows, cols})});
+  add({.x = normal({5, 3, 64})});
+}
+
 }  // namespace folio

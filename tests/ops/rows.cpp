@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 // Cases of the ops that move rows.
+#include <algorithm>
+
 #include "cases.h"
 
 namespace folio {
 
-static const std::vector<DType> floats = {F32, F16, BF16, Q8_0, Q4_0};
+static const std::vector<DType> floats = {F32, F16, BF16, Q8_0, Q4_0, F8_E4M3};
 
 CASES(Embed) {
   known({.token = ints({4}, {2, 0, -1, 3}), .w = values({3, 2}, {1, 2, 3, 4, 5, 6}), .scale = 10},  // −1 and 3 are no rows: zeros
@@ -50,7 +52,7 @@ CASES(Append) {
          .pool = before},
         {values({2, 64, 1, 1}, pool)});
   for (DType type : floats) {
-    add(scattered(*this, 1, 1, 1, 1, 32, type));
+    add(scattered(*this, 1, 1, 1, 1, std::max(32, format(type).block), type));
     add(scattered(*this, 3, 2, 70, 2, 64, type));
   }
   for (DType type : {F32, F16, BF16}) add(scattered(*this, 2, 3, 33, 3, 5, type));

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 // The simulated CUDA runtime. Device memory is one region of the host's that is closed to everybody except running kernels and
 // copies, so that host code which follows a device pointer dies there and then. Streams are queues: with late landing nothing runs
-// before somebody waits for it, which shows results read too early and sources changed too soon. A captured graph is the list of what
-// was queued.
+// before somebody waits for it, which shows results read too early and sources changed too soon. A captured graph is what was queued,
+// each piece with those that it has to wait for, by its stream or by events; a replay takes them in any order that this leaves open.
 #include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstring>
+#include <set>
 #include <utility>
 
 #include "engine.h"
@@ -25,14 +26,20 @@ constexpr std::byte guard_byte{0xa5};
 
 }  // namespace
 
-struct CUgraph_st { std::vector<Work> work; };
-struct CUgraphExec_st { std::vector<Work> work; };
+struct CUgraph_st {
+  struct Node { Work work; std::set<int> after; };
+  std::vector<Node> nodes;
+  bool ended = false;            // nothing is captured into it any more
+};
+struct CUgraphExec_st { std::vector<CUgraph_st::Node> nodes; };
 
 struct CUstream_st {
   bool blocking = true;          // waits for the default stream, and it for this one
   std::deque<Work> queue;
   uint64_t submitted = 0, finished = 0;
   std::shared_ptr<CUgraph_st> capture;
+  std::set<int> front;           // nodes of the capture that the next one comes after
+  bool origin = false;           // the capture began here
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
   bool broken = false;           // the capture
 };
@@ -41,6 +48,7 @@ struct CUevent_st {
   CUstream_st* stream = nullptr;
   uint64_t position = 0;         // of the stream, when it is reached
   std::shared_ptr<CUgraph_st> capture;
+  std::set<int> front;           // nodes of the capture that it comes after
   Clock::time_point time;
 };
 
@@ -125,7 +133,8 @@ bool capture_forbids() {
 cudaError_t submit(cudaStream_t stream, Work work) {
   CUstream_st& s = stream_of(stream);
   if (s.capture) {
-    s.capture->work.push_back(std::move(work));
+    s.capture->nodes.push_back({std::move(work), s.front});
+    s.front = {int(s.capture->nodes.size()) - 1};
     return cudaSuccess;
   }
   if (!stream) {
@@ -146,6 +155,40 @@ cudaError_t submit(cudaStream_t stream, Work work) {
   return cudaSuccess;
 }
 
+// Runs the nodes of a graph, of those that wait for nothing more the first, the last, each in turn, or any.
+void replay(const std::vector<CUgraph_st::Node>& nodes) {
+  std::vector<size_t> left;
+  std::vector<std::vector<int>> followers(nodes.size());
+  std::set<int> ready;
+  for (size_t n = 0; n < nodes.size(); ++n) {
+    left.push_back(nodes[n].after.size());
+    for (int before : nodes[n].after) followers[size_t(before)].push_back(int(n));
+    if (nodes[n].after.empty()) ready.insert(int(n));
+  }
+  for (bool last = false; !ready.empty(); last = !last) {
+    auto next = ready.begin();
+    switch (config().order) {
+      case folio::sim::Order::forward: break;
+      case folio::sim::Order::reverse: next = std::prev(ready.end()); break;
+      case folio::sim::Order::round_robin: next = last ? std::prev(ready.end()) : ready.begin(); break;
+      case folio::sim::Order::random: std::advance(next, folio::sim::random_word() % ready.size()); break;
+    }
+    const int done = *next;
+    ready.erase(next);
+    nodes[size_t(done)].work();
+    for (int n : followers[size_t(done)])
+      if (--left[size_t(n)] == 0) ready.insert(n);
+  }
+}
+
+// Whether every node of that front is among those which the nodes of `last` come after, or one of them.
+bool joined(const CUgraph_st& graph, const std::set<int>& front, const std::set<int>& last) {
+  std::set<int> before = last;
+  for (int n = int(graph.nodes.size()); n-- > 0;)
+    if (before.contains(n)) before.insert(graph.nodes[size_t(n)].after.begin(), graph.nodes[size_t(n)].after.end());
+  return std::all_of(front.begin(), front.end(), [&](int n) { return before.contains(n); });
+}
+
 // The block that [at, at + bytes) lies in; null if in none or not wholly.
 const Region* region_of(const void* at, size_t bytes) {
   auto& blocks = runtime().blocks;
@@ -155,9 +198,26 @@ const Region* region_of(const void* at, size_t bytes) {
   return uintptr_t(at) + bytes <= it->first + it->second.bytes ? &it->second : nullptr;
 }
 
+// Pinned memory comes in pages, and no page twice.
+cudaError_t add_host_block(void* at, size_t bytes) {
+  constexpr uintptr_t page = 4096;
+  const uintptr_t first = uintptr_t(at) / page, last = (uintptr_t(at) + std::max<size_t>(bytes, 1) - 1) / page;
+  for (const auto& [address, region] : runtime().blocks)
+    if (region.host && address / page <= last && first <= (address + std::max<size_t>(region.bytes, 1) - 1) / page)
+      return failed(cudaErrorHostMemoryAlreadyRegistered);
+  runtime().blocks[uintptr_t(at)] = {bytes, true};
+  return cudaSuccess;
+}
+
 bool in_device(const void* at) {
   const Runtime& r = runtime();
   return r.device && at >= r.device && at < r.device + room;
+}
+
+size_t allocated() {
+  size_t bytes = 0;
+  for (const auto& [at, region] : runtime().blocks) bytes += region.host ? 0 : region.bytes;
+  return bytes;
 }
 
 // Whether nobody wrote past an end of a block; what was written is said once.
@@ -226,6 +286,8 @@ size_t device_allocations() {
   return n;
 }
 
+size_t device_bytes() { return allocated(); }
+
 void check_global(const void* at, size_t bytes, const char* what, Here here) {
   if (region_of(at, bytes)) return;
   refuse(what, " of ", bytes, " bytes at ", here,
@@ -253,13 +315,13 @@ cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : faile
 cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   if (device != 0) return failed(cudaErrorInvalidValue);
-  *p = {"simulator", config().compute_capability / 10, config().compute_capability % 10, config().multiprocessors, 1024, 4 << 20, room,
+  *p = {"simulator", config().compute_capability / 10, config().compute_capability % 10, config().multiprocessors, 1024, 4 << 20, config().memory,
         48 << 10, config().compute_capability >= 90 ? folio::sim::largest_shared_sm90 : folio::sim::largest_shared_sm80};
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  *free = *total = room;
-  for (const auto& [at, region] : runtime().blocks) *free -= region.host ? 0 : region.bytes + 2 * guard;
+  *total = config().memory;
+  *free = *total - std::min(*total, allocated());
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
@@ -281,6 +343,12 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorNotReady: return "device not ready";
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
     case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
+    case cudaErrorHostMemoryAlreadyRegistered: return "part or all of the requested memory range is already mapped";
+    case cudaErrorNotSupported: return "operation not supported";
+    case cudaErrorStreamCaptureUnmatched: return "capture was not ended in the stream in which it began";
+    case cudaErrorStreamCaptureUnjoined: return "capturing stream has unjoined work";
+    case cudaErrorStreamCaptureIsolation: return "dependency created on uncaptured work in another stream";
+    case cudaErrorCapturedEvent: return "operation not permitted on an event last recorded in a capturing stream";
     case cudaErrorStreamCaptureImplicit: return "operation would make the legacy stream depend on a capturing blocking stream";
   }
   return "unrecognized error code";
@@ -295,7 +363,7 @@ cudaError_t cudaMalloc(void** at, size_t bytes) {
     if (begin + bytes + guard <= reinterpret_cast<std::byte*>(address) - guard) break;
     begin = reinterpret_cast<std::byte*>((address + region.bytes + 3 * guard - 1) / guard * guard);
   }
-  if (bytes > room || begin + bytes + guard > r.device + room) return failed(cudaErrorMemoryAllocation);
+  if (bytes > config().memory || allocated() + bytes > config().memory || begin + bytes + guard > r.device + room) return failed(cudaErrorMemoryAllocation);
   const folio::sim::OpenDevice open;
   folio::sim::allow(begin - guard, bytes + 2 * guard);
   std::memset(begin, 0xff, bytes);
@@ -318,7 +386,7 @@ cudaError_t cudaFree(void* at) {
 }
 cudaError_t cudaHostAlloc(void** at, size_t bytes, unsigned) {
   *at = std::aligned_alloc(4096, (std::max<size_t>(bytes, 1) + 4095) / 4096 * 4096);
-  return *at ? cudaHostRegister(*at, bytes, 0) : failed(cudaErrorMemoryAllocation);
+  return *at ? add_host_block(*at, bytes) : failed(cudaErrorMemoryAllocation);
 }
 cudaError_t cudaFreeHost(void* at) {
   finish_all();
@@ -327,17 +395,22 @@ cudaError_t cudaFreeHost(void* at) {
   return code;
 }
 cudaError_t cudaHostRegister(void* at, size_t bytes, unsigned) {
-  return runtime().blocks.emplace(uintptr_t(at), Region{bytes, true}).second ? cudaSuccess : failed(cudaErrorInvalidValue);
+  if (!config().registers_host_memory) return failed(cudaErrorNotSupported);
+  return add_host_block(at, bytes);
 }
 cudaError_t cudaHostUnregister(void* at) { return runtime().blocks.erase(uintptr_t(at)) ? cudaSuccess : failed(cudaErrorInvalidValue); }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   if (!valid_copy(to, from, bytes, kind)) return failed(cudaErrorInvalidValue);
+  // A graph may run when the host is elsewhere: what it copies from and to must be pinned.
+  CUstream_st& s = stream_of(stream);
+  if (s.capture && !(region_of(to, bytes) && region_of(from, bytes))) return s.broken = true, failed(cudaErrorStreamCaptureUnsupported);
   return submit(stream, [=] {
     const folio::sim::OpenDevice open;
     std::memmove(to, from, bytes);
-    if (in_device(to) && !in_device(from)) ++folio::sim::stats().copies_to_device;
-    if (!in_device(to) && in_device(from)) ++folio::sim::stats().copies_to_host;
+    folio::sim::Stats& stats = folio::sim::stats();
+    if (in_device(to) && !in_device(from)) ++stats.copies_to_device, stats.bytes_to_device += bytes;
+    if (!in_device(to) && in_device(from)) ++stats.copies_to_host, stats.bytes_to_host += bytes;
   });
 }
 cudaError_t cudaMemsetAsync(void* at, int value, size_t bytes, cudaStream_t stream) {
@@ -368,10 +441,14 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return wait_for(stream_
 cudaError_t cudaStreamQuery(cudaStream_t stream) { return ask(stream_of(stream), stream_of(stream).submitted); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   CUstream_st& s = stream_of(stream);
-  if (event->capture) {  // the stream joins the capture: one list, in the order of the calls, keeps every order there is
-    s.capture = event->capture;
+  if (event->capture) {
+    if (event->capture->ended) return failed(cudaErrorCapturedEvent);
+    if (s.capture && s.capture != event->capture) return s.broken = true, failed(cudaErrorStreamCaptureIsolation);
+    if (!s.capture) s.capture = event->capture, s.front.clear(), s.origin = s.broken = false;   // the stream joins the capture
+    s.front.insert(event->front.begin(), event->front.end());
     return cudaSuccess;
   }
+  if (s.capture) return s.broken = true, failed(cudaErrorStreamCaptureIsolation);   // the graph would wait for what is not in it
   return submit(stream, [from = event->stream, position = event->position] {
     if (from) finish(*from, position);
   });
@@ -386,6 +463,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   CUstream_st& s = stream_of(stream);
   event->capture = s.capture;
+  event->front = s.front;
   if (s.capture) return cudaSuccess;
   event->stream = &s;
   event->position = s.submitted + 1;
@@ -404,27 +482,36 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
   if (!stream || stream->capture) return failed(cudaErrorStreamCaptureUnsupported);
   finish(*stream);
   stream->capture = std::make_shared<CUgraph_st>();
+  stream->front.clear();
+  stream->origin = true;
   stream->mode = mode;
   stream->broken = false;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (!stream || !stream->capture) return failed(cudaErrorInvalidValue);
+  if (!stream->origin) return failed(cudaErrorStreamCaptureUnmatched);
   const auto captured = stream->capture;
+  bool all_joined = true, broken = false;
   for (CUstream_st* s : runtime().streams)
-    if (s->capture == captured) s->capture = nullptr;
+    if (s->capture == captured) {
+      all_joined = all_joined && joined(*captured, s->front, stream->front);
+      broken = broken || s->broken;
+      s->capture = nullptr;
+      s->origin = false;
+    }
+  captured->ended = true;
   *graph = nullptr;
-  if (stream->broken) return failed(cudaErrorStreamCaptureInvalidated);
+  if (broken) return failed(cudaErrorStreamCaptureInvalidated);
+  if (!all_joined) return failed(cudaErrorStreamCaptureUnjoined);
   *graph = new CUgraph_st(*captured);
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
-  return *exec = new CUgraphExec_st{graph->work}, cudaSuccess;
+  return *exec = new CUgraphExec_st{graph->nodes}, cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  return submit(stream, [work = exec->work] {
-    for (const Work& each : work) each();
-  });
+  return submit(stream, [nodes = exec->nodes] { replay(nodes); });
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   delete graph;

@@ -20,7 +20,7 @@ namespace folio::sim {
 
 struct Failure : Error { using Error::Error; };
 
-enum class Order { forward, reverse, round_robin, random };  // who runs next
+enum class Order { forward, reverse, round_robin, random };  // who runs next: threads, and nodes of a graph
 enum class Landing { late, early, any_time };                // when asynchronous work is done: at the wait for it, at once, at random
 
 struct Config {
@@ -33,6 +33,8 @@ struct Config {
   int multiprocessors = 4;
   // Where set, it is called for every launch, and no kernel runs.
   void (*instead_of_running)(const std::string& kernel, unsigned threads, size_t shared_bytes) = nullptr;
+  size_t memory = size_t(2) << 30;      // bytes of the device
+  bool registers_host_memory = true;    // what cudaHostRegister can do here
 };
 Config& config();
 std::string describe(const Config& config);
@@ -44,7 +46,7 @@ struct Stats {
   uint64_t ldmatrix_tiles, ldmatrix_waves;  // equal where no 8x8 tile has a bank conflict
   uint64_t mma, wgmma, wgmma_flops;
   uint64_t shared_peak;                     // bytes of dynamic shared memory
-  uint64_t copies_to_device, copies_to_host, syncs;
+  uint64_t copies_to_device, copies_to_host, bytes_to_device, bytes_to_host, syncs;
   // All traffic between a kernel and global memory that goes through the lib.
   uint64_t global_bytes() const { return loaded_bytes + stored_bytes + cp_async_bytes + tma_bytes; }
 };
@@ -52,6 +54,7 @@ Stats& stats();
 
 // Live blocks of cudaMalloc; 0 when all was freed.
 size_t device_allocations();
+size_t device_bytes();   // of them
 
 // All orders and landings, 12 in all; under the thread sanitizer, which is some 30 times slower, four that differ most.
 std::vector<Config> schedules(const Config& base = {});

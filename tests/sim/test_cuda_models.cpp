@@ -3,6 +3,8 @@
 // device promises about its memory.
 #include "fixtures.h"
 
+#include "ops/elementwise.h"
+#include "run/generate.h"
 #include "schedules.h"
 #include "tiny_model.h"
 
@@ -30,7 +32,7 @@ void expect_same_text(const std::string& file, const std::vector<Token>& prompt,
   }
 }
 
-// The kernels of bf16 round a prompt's activations to bf16, those of Q8_0 and Q4_0 to bytes; all else is f32 arithmetic.
+// The kernels of bf16 and F8_E4M3 round a prompt's activations to bf16, those of Q8_0 and Q4_0 to bytes; all else is f32 arithmetic.
 double tolerance_of(const std::string& file) {
   const Weights weights(file);
   for (const WeightEntry& entry : weights.tensors())
@@ -67,9 +69,91 @@ TEST(CudaModel, EveryFormatGivesTheTokensOfTheCpu) {
   const fs::path dir = source_dir() / "tests/golden/hf" / golden_models().front();
   auto prompt = read_numbers<int32_t>(dir / "prompt.i32");
   prompt.resize(std::min<size_t>(prompt.size(), 20));
-  for (const std::string type : {"f16", "bf16", "q8_0", "q4_0"}) {
+  for (const std::string type : {"f16", "bf16", "q8_0", "q4_0", "f8_e4m3"}) {
     SCOPED_TRACE(type);
     expect_same_text(convert(dir, "format-" + type, "--type " + type), prompt, 4, 20, type == "f16" ? 1e-5 : 3e-2);
+  }
+}
+
+// Options of the tools, and some of every kind.
+std::vector<SamplerOptions> samplings() {
+  return {{.seed = 3},
+          {.temperature = 0},
+          {.temperature = 1.2f, .top_k = 0, .top_p = 0.9f, .min_p = 0, .seed = 4},
+          {.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0, .typical = 0.8f, .seed = 5},
+          {.repeat_penalty = 1.3f, .repeat_last_n = 12, .presence_penalty = 0.2f, .frequency_penalty = 0.1f,
+           .logit_bias = {{7, 2.f}, {9, -std::numeric_limits<float>::infinity()}, {7, 1.f}}, .seed = 6}};
+}
+
+// A text by one Generator on that device.
+Generated generated(Loaded& loaded, const SamplerOptions& sampling, int64_t limit, int logprobs = -1) {
+  Engine engine(*loaded.model, *loaded.device, {.context = 64, .chunk = 8});
+  Sampler sampler(sampling, loaded.model->vocab());
+  Generator generator(engine, sampler);
+  return generator.run(std::vector<Token>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, {.limit = limit, .logprobs = logprobs});
+}
+
+TEST(CudaModel, DrawsTheCpusText) {
+  const std::string file = write_tiny_model((scratch_dir() / "draw.folio").string(), {.random = true});
+  Loaded host(file), card(file, cuda());
+  for (const SamplerOptions& sampling : samplings()) {
+    const Generated got = generated(card, sampling, 10), by_host = generated(card, sampling, 10, 0);   // log-probabilities: the host draws
+    EXPECT_EQ(got.tokens, generated(host, sampling, 10).tokens) << "seed " << sampling.seed;
+    EXPECT_EQ(got.tokens, by_host.tokens);
+    EXPECT_EQ(got.logits_hash, by_host.logits_hash);
+  }
+}
+
+// Several sequences in one step, each with its own sampler: exactly what the sampler draws from the same logits.
+TEST(CudaModel, DrawsForEachSequenceAsItsSamplerWould) {
+  Loaded card(write_tiny_model((scratch_dir() / "draws.folio").string(), {.random = true}), cuda());
+  Engine engine(*card.model, *card.device, {.context = 64, .chunk = 8, .sequences = 5});
+  std::vector<Sampler> samplers;
+  for (const SamplerOptions& sampling : samplings()) samplers.emplace_back(sampling, card.model->vocab());
+  std::vector<Seq> seqs(samplers.size());
+  std::vector<std::vector<Token>> texts;
+  std::vector<Work> works;
+  std::vector<Draw> draws;
+  for (size_t i = 0; i < seqs.size(); ++i) {
+    seqs[i] = engine.cache().open({});
+    texts.push_back({Token(i), 7, 7, 8});
+    ASSERT_TRUE(engine.cache().reserve(seqs[i], 4));
+  }
+  for (size_t i = 0; i < seqs.size(); ++i) works.push_back({&seqs[i], texts[i], 1}), draws.push_back({&samplers[i], texts[i]});
+  const auto drawn = engine.draw(works, draws);
+  const std::vector<Token> tokens(drawn.begin(), drawn.end());
+  const Tensor logits = engine.logits();
+  ASSERT_EQ(logits.dim(0), int64_t(seqs.size()));
+  for (size_t i = 0; i < seqs.size(); ++i)
+    EXPECT_EQ(tokens[i], samplers[i].pick({logits.row<float>(int64_t(i)), size_t(logits.cols())}, texts[i])) << i;
+}
+
+TEST(CudaDevice, OfADrawOnlyTheTokenComesBack) {
+  Loaded card(write_tiny_model((scratch_dir() / "token.folio").string(), {.random = true}), cuda());
+  Engine engine(*card.model, *card.device, {.context = 64, .chunk = 8});
+  Sampler sampler({}, card.model->vocab());
+  Seq seq = engine.cache().open({});
+  const std::vector<Token> text = {1};
+  const Work work = {&seq, text, 1};
+  const Draw draw = {&sampler, text};
+  ASSERT_TRUE(engine.cache().reserve(seq, 1));
+  engine.draw({&work, 1}, {&draw, 1});   // compiles
+  const uint64_t before = sim::stats().bytes_to_host;
+  engine.draw({&work, 1}, {&draw, 1});
+  EXPECT_EQ(sim::stats().bytes_to_host - before, sizeof(Token));
+  engine.logits();
+  EXPECT_EQ(sim::stats().bytes_to_host - before, sizeof(Token) + size_t(card.model->vocab()) * sizeof(float));
+}
+
+TEST(CudaDevice, WithoutAnyNumberADrawSaysSo) {
+  Loaded card(write_tiny_model((scratch_dir() / "none.folio").string(), {.random = true}), cuda());
+  SamplerOptions none{.seed = 1};
+  for (Token t = 0; t < card.model->vocab(); ++t) none.logit_bias.push_back({t, -std::numeric_limits<float>::infinity()});
+  try {
+    generated(card, none, 3);
+    FAIL() << "something was drawn";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("no logit is a finite number"), std::string::npos) << e.what();
   }
 }
 
@@ -97,6 +181,38 @@ TEST(CudaDevice, EverythingIsGivenBack) {
     EXPECT_GT(sim::device_allocations(), before);
   }
   EXPECT_EQ(sim::device_allocations(), before);
+}
+
+// What the loops say means nothing here, but they run on both kinds of card, and time passes.
+TEST(CudaDevice, MeasuresItsLimits) {
+  for (int capability : {80, 90}) {
+    sim::Config card;
+    card.compute_capability = capability;
+    card.multiprocessors = 2;
+    const sim::Use use(card);
+    const auto device = cuda();
+    const size_t before = sim::device_allocations();
+    const auto limits = device->limits();
+    ASSERT_TRUE(limits.has_value());
+    EXPECT_EQ(sim::device_allocations(), before);
+    EXPECT_EQ(sim::stats().wgmma > 0, capability == 90);
+    for (double rate : {limits->read_gbps, limits->copy_gbps, limits->fp32_gflops, limits->f16_gflops, limits->bf16_gflops, limits->int8_gops})
+      EXPECT_GT(rate, 0);
+  }
+}
+
+// Runs without a wait between them, timed by events: the last one's results are there afterwards.
+TEST(CudaDevice, TimesReplays) {
+  const auto device = cuda();
+  auto graph = std::make_unique<Graph>();
+  graph->output("y", scale(graph->input("x", F32, {1, 4}), 2));
+  const auto program = device->compile(std::move(graph));
+  const float x[4] = {1, 2, 3, 4};
+  std::memcpy(program->input("x").data, x, sizeof x);
+  const uint64_t launches = sim::stats().launches;
+  EXPECT_GE(program->time(5), 0);
+  EXPECT_GE(sim::stats().launches - launches, 5u);
+  EXPECT_EQ(program->output("y").at<float>()[3], 8);
 }
 
 TEST(CudaDevice, RefusesACardThatIsNotThere) {

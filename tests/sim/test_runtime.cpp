@@ -211,6 +211,125 @@ TEST(Graphs, OtherStreamsJoinACapture) {
   cudaEventDestroy(join_back);
 }
 
+__global__ void accumulate(float* sum, const float* x, int n) {
+  const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < n) sum[i] += x[i];
+}
+
+struct Event {
+  cudaEvent_t handle;
+  Event() { cudaEventCreateWithFlags(&handle, cudaEventDisableTiming); }
+  ~Event() { cudaEventDestroy(handle); }
+  operator cudaEvent_t() const { return handle; }
+};
+
+// Sums six blocks of host memory by way of two places on the device, to which a second stream copies them; with those waits.
+float sum_by_two_places(bool wait_for_copy, bool wait_for_use, bool captured) {
+  constexpr int n = 64, blocks = 6;
+  const Stream nodes, copies;
+  Buffer<float> sum(std::vector<float>(n, 0)), place(std::vector<float>(2 * n, 0));
+  float* host = nullptr;
+  cudaHostAlloc(&host, n * blocks * sizeof(float), cudaHostAllocDefault);
+  for (int b = 0; b < blocks; ++b) std::fill_n(host + b * n, n, float(1 << b));
+  const Event begun;
+  Event copied[blocks], used[blocks];
+  auto copy = [&](int b) {
+    if (b >= blocks) return;
+    if (b >= 2 && wait_for_use) cudaStreamWaitEvent(copies, used[b - 2]);
+    cudaMemcpyAsync(place.data() + b % 2 * n, host + b * n, n * sizeof(float), cudaMemcpyHostToDevice, copies);
+    cudaEventRecord(copied[b], copies);
+  };
+  if (captured) cudaStreamBeginCapture(nodes, cudaStreamCaptureModeThreadLocal);
+  cudaEventRecord(begun, nodes);
+  cudaStreamWaitEvent(copies, begun);
+  copy(0), copy(1);
+  for (int b = 0; b < blocks; ++b) {
+    if (wait_for_copy || b + 1 == blocks) cudaStreamWaitEvent(nodes, copied[b]);
+    launch<accumulate>({1, n, 0, nodes}, sum.data(), static_cast<const float*>(place.data()) + b % 2 * n, n);
+    cudaEventRecord(used[b], nodes);
+    copy(b + 2);
+  }
+  if (captured) {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    EXPECT_EQ(cudaStreamEndCapture(nodes, &graph), cudaSuccess);
+    EXPECT_EQ(cudaGraphInstantiate(&exec, graph), cudaSuccess);
+    cudaGraphLaunch(exec, nodes);
+    cudaStreamSynchronize(nodes);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+  }
+  cudaStreamSynchronize(nodes);
+  const float result = sum.read()[n - 1];
+  cudaFreeHost(host);
+  return result;
+}
+
+TEST(Graphs, AMissingWaitChangesTheResult) {
+  for (const bool captured : {false, true}) {
+    int wrong_without_copied = 0, wrong_without_used = 0;
+    for (const Config& way : sim::schedules()) {
+      SCOPED_TRACE(sim::describe(way));
+      const Use use(way);
+      EXPECT_EQ(sum_by_two_places(true, true, captured), 63);
+      wrong_without_copied += sum_by_two_places(false, true, captured) != 63;
+      wrong_without_used += sum_by_two_places(true, false, captured) != 63;
+    }
+    EXPECT_GT(wrong_without_copied, 0) << captured;
+    EXPECT_GT(wrong_without_used, 0) << captured;
+  }
+}
+
+TEST(Graphs, ACaptureKnowsItsStreamsAndItsMemory) {
+  const Stream one, two;
+  const Event fork, outside;
+  Buffer<float> x(std::vector<float>(8, 0));
+  std::vector<float> pageable(8);
+  cudaGraph_t graph;
+  cudaStreamBeginCapture(one, cudaStreamCaptureModeThreadLocal);
+  cudaEventRecord(fork, one);
+  cudaStreamWaitEvent(two, fork);
+  add_to(x.data(), 1, 8, two);
+  EXPECT_EQ(cudaStreamEndCapture(two, &graph), cudaErrorStreamCaptureUnmatched);
+  EXPECT_EQ(cudaStreamEndCapture(one, &graph), cudaErrorStreamCaptureUnjoined);   // nobody waits for two
+  EXPECT_EQ(cudaStreamWaitEvent(two, fork), cudaErrorCapturedEvent);
+  cudaEventRecord(outside, two);
+  cudaStreamBeginCapture(one, cudaStreamCaptureModeThreadLocal);
+  EXPECT_EQ(cudaStreamWaitEvent(one, outside), cudaErrorStreamCaptureIsolation);
+  EXPECT_EQ(cudaStreamEndCapture(one, &graph), cudaErrorStreamCaptureInvalidated);
+  cudaStreamBeginCapture(one, cudaStreamCaptureModeThreadLocal);
+  EXPECT_EQ(cudaMemcpyAsync(x.data(), pageable.data(), 32, cudaMemcpyHostToDevice, one), cudaErrorStreamCaptureUnsupported);
+  EXPECT_EQ(cudaStreamEndCapture(one, &graph), cudaErrorStreamCaptureInvalidated);
+  cudaGetLastError();
+}
+
+TEST(Memory, HostPagesAreRegisteredOnce) {
+  auto* pages = static_cast<std::byte*>(std::aligned_alloc(4096, 4 * 4096));
+  EXPECT_EQ(cudaHostRegister(pages, 5000, cudaHostRegisterDefault), cudaSuccess);   // two pages
+  EXPECT_EQ(cudaHostRegister(pages + 8000, 100, cudaHostRegisterDefault), cudaErrorHostMemoryAlreadyRegistered);
+  EXPECT_EQ(cudaHostRegister(pages + 8192, 100, cudaHostRegisterDefault), cudaSuccess);
+  EXPECT_EQ(cudaHostUnregister(pages), cudaSuccess);
+  EXPECT_EQ(cudaHostRegister(pages, 4096, cudaHostRegisterReadOnly), cudaSuccess);
+  EXPECT_EQ(cudaHostUnregister(pages), cudaSuccess);
+  EXPECT_EQ(cudaHostUnregister(pages + 8192), cudaSuccess);
+  const Use use(Config{.registers_host_memory = false});
+  EXPECT_EQ(cudaHostRegister(pages, 4096, cudaHostRegisterDefault), cudaErrorNotSupported);
+  cudaGetLastError();
+  std::free(pages);
+}
+
+TEST(Memory, TheDeviceHasAsMuchAsItIsSaidToHave) {
+  const Use use(Config{.memory = 1 << 20});
+  size_t free = 0, total = 0;
+  ASSERT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+  EXPECT_EQ(total, size_t(1) << 20);
+  void *some = nullptr, *more = nullptr;
+  ASSERT_EQ(cudaMalloc(&some, free / 2 + 1), cudaSuccess);
+  EXPECT_EQ(cudaMalloc(&more, free / 2), cudaErrorMemoryAllocation);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorMemoryAllocation);
+  EXPECT_EQ(cudaFree(some), cudaSuccess);
+}
+
 TEST(Graphs, WhatWouldNotBeInTheGraphBreaksTheCapture) {
   const Stream stream;
   cudaGraph_t graph;

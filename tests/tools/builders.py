@@ -79,6 +79,20 @@ def write_hf(folder, config=None, tensors=None):
     return folder
 
 
+def write_hf_float8(folder, config, tensors):
+    """As write_hf; tensors: name -> float32, or uint8 that goes as float8_e4m3fn. NumPy has no such type: made by hand."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    header, data = {}, b""
+    for name, x in tensors.items():
+        kind = {"float32": "F32", "uint8": "F8_E4M3"}[x.dtype.name]
+        header[name] = {"dtype": kind, "shape": list(x.shape), "data_offsets": [len(data), len(data) + x.nbytes]}
+        data += x.tobytes()
+    raw = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+    return folder
+
+
 def write_llama2c(path, version, own_head=False, group=32):
     """A random Llama in one of llama2.c's versions; returns name -> array, names as in from_llama2c.TABLE."""
     random = np.random.default_rng(2)

@@ -55,6 +55,9 @@ def test_the_same_in_gguf(refuse, tmp_path):
     ({"rope_theta": -1.0}, ["theta is -1.0"]),
     ({"vocab_size": VOCAB + 1}, ["model.embed_tokens.weight", f"[{VOCAB},{DIM}]", f"[{VOCAB + 1},{DIM}]"]),
     ({"quantization_config": {"quant_method": "gptq"}}, ["gptq"]),
+    ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}}, ["weight_block_size is [128]"]),
+    ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 0]}}, ["weight_block_size is [128, 0]"]),
+    ({"quantization_config": "fp8"}, ["config.json' is damaged"]),
     ({"tie_word_embeddings": False}, ["no tensor 'lm_head.weight'"]),
 ])
 def test_configs(refuse, tmp_path, change, words):

@@ -90,6 +90,12 @@ def test_converted_on_the_way(convert, tmp_path):
     assert tensors["blk.0.attn_k.weight"][0] == gguf.GGMLQuantizationType.Q8_0
 
 
+def test_f8_cannot_go_back(convert, refuse, tmp_path):
+    convert(write_gguf(tmp_path / "m.gguf", "F16", vocabulary=words), "--type", "f8_e4m3")
+    said = refuse(tmp_path / "out.folio", out=tmp_path / "back.gguf")
+    assert "'token_embd.weight' is f8_e4m3, a format that GGUF does not have" in said and "--type" in said
+
+
 def test_keys(convert, tmp_path):
     keys = {"freq_base": 5e5, "dimension_count": 8, "scaling.type": "linear", "scaling.factor": 2.0}
     meta = convert(write_gguf(tmp_path / "m.gguf", keys={"llama.rope." + key: value for key, value in keys.items()})).metadata

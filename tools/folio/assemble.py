@@ -87,9 +87,26 @@ def _format(model, want, parts, kind, marks):
     return chosen
 
 
+def _made(model, want, used):
+    """A small tensor that is computed from others, as a part."""
+    arrays = []
+    for part in want.parts:
+        stored, low, high = _resolve(model, part, used)
+        rows = (high - low,) if len(part.shape) == 1 else (high - low, *part.shape[1:])
+        arrays.append(np.asarray(stored.floats(low, high), np.float32).reshape(rows))
+    array = np.ascontiguousarray(want.make(*arrays), np.float32)
+    if array.shape != want.shape or not np.isfinite(array).all():
+        raise ConvertError(f"'{model.path}': '{want.name}' comes out as {_shape(array.shape)} or not finite, expected {_shape(want.shape)}")
+    stored = _by_elements(Stored("f32", want.shape, array.view(np.uint8).reshape(-1), want.name))
+    return [(stored, 0, stored.rows)]
+
+
 def _pieces(model, kind, marks):
     pieces, used = [], set()
-    for want in wanted(model.decoder, model.table, model.conv1d):
+    for want in model.decoder.wanted() if hasattr(model.decoder, "wanted") else wanted(model.decoder, model.table, model.conv1d):
+        if want.make:
+            pieces.append(Piece(Entry(want.name, "f32", want.shape), _made(model, want, used)))
+            continue
         parts = [_resolve(model, part, used) for part in want.parts]
         pieces.append(Piece(Entry(want.name, _format(model, want, parts, kind, marks), want.shape), parts))
     for name in model.carried:

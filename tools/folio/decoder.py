@@ -98,6 +98,7 @@ class Wanted:
     shape: tuple
     parts: list
     matrix: bool = True  # false: a norm, a bias or positions, kept in f32
+    make: object = None  # of something small: a function of the parts as float32 arrays that gives the tensor
 
 
 class _List:

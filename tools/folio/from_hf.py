@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from . import ConvertError, safetensors_file, vocabulary_hf
+from . import ConvertError, float8, from_fla, safetensors_file, vocabulary_hf
 from .assemble import Model
 from .decoder import ACTIVATIONS, Decoder
 
@@ -98,10 +98,13 @@ def load(folder):
 def of_tensors(source, path, tensors):
     """A Model of these tensors, described by the config.json at path."""
     values = read_json(path)
+    if values.get("model_type") in from_fla.FAMILIES:
+        return _recurrent(source, path, values, tensors)
     names = values.get("architectures") or []
     name = names[0] if names else next((n for n, a in ARCHITECTURES.items() if a[0] == values.get("model_type")), "none")
     if name not in ARCHITECTURES:
-        raise ConvertError(f"'{path}' has the architecture '{name}'; known are {', '.join(sorted(ARCHITECTURES))}")
+        raise ConvertError(f"'{path}' has the architecture '{name}'; known are {', '.join(sorted(ARCHITECTURES))} "
+                           f"and the model types {', '.join(sorted(from_fla.FAMILIES))}")
     family, table, defaults = ARCHITECTURES[name]
     try:
         return _model(source, Config(path, values, defaults), family, table, tensors)
@@ -109,16 +112,42 @@ def of_tensors(source, path, tensors):
         raise ConvertError(f"'{path}' is damaged: {error}") from None
 
 
+def _float8(source, config, family, tensors):
+    """The tensors, float8 ones joined with their scales; notes on what was left out."""
+    quantised = config.get("quantization_config", {})
+    method = quantised.get("quant_method")
+    if quantised and method not in float8.METHODS:
+        raise ConvertError(f"'{config.path}': the checkpoint is quantised by {method}, only plain floats and float8 can be read")
+    block = quantised.get("weight_block_size") or [128, 128]
+    if len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):
+        raise ConvertError(f"'{config.path}': weight_block_size is {block}, expected two positive integers")
+    if not any(stored.format == "e4m3" for stored in tensors.values()):
+        return tensors, []
+    if family == "gpt2":
+        raise ConvertError(f"'{source}' is a GPT-2 with float8 tensors, whose transposed matrices cannot be read")
+    kept = {name: stored for name, stored in tensors.items() if not re.search(float8.OF_ACTIVATIONS, name)}
+    notes = ["scales of activations are left out: activations stay floats"] if len(kept) < len(tensors) else []
+    return float8.join(source, kept, tuple(block)), notes
+
+
+def _recurrent(source, path, values, tensors):
+    family = values["model_type"]
+    try:
+        decoder = from_fla.model(Config(path, values, from_fla.FAMILIES[family][2]), family)
+        ignored = r"inv_freq$" if decoder.own_head else r"inv_freq$|^lm_head\.weight$"
+        return Model(source, decoder, tensors=tensors, ignored=ignored)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, KeyError) as error:
+        raise ConvertError(f"'{path}' is damaged: {error}") from None
+
+
 def _model(source, config, family, table, tensors):
-    if config.get("quantization_config"):
-        raise ConvertError(f"'{config.path}': the checkpoint is quantised by {config.get('quantization_config').get('quant_method')}, "
-                           "only plain floats can be read")
+    tensors, notes = _float8(source, config, family, tensors)
     if family == "gpt2":
         prefix = "" if "wte.weight" in tensors else "transformer."
         table = {part: prefix + theirs for part, theirs in table.items()} | {"head": "lm_head.weight"}
     decoder = _gpt2(config) if family == "gpt2" else _llama(config, family)
     ignored = IGNORED if decoder.own_head else IGNORED + r"|^lm_head\.weight$"  # tied: a copy at best
-    return Model(source, decoder, table, conv1d=family == "gpt2", tensors=tensors, ignored=ignored)
+    return Model(source, decoder, table, conv1d=family == "gpt2", tensors=tensors, ignored=ignored, notes=notes)
 
 
 def _act(config, key):

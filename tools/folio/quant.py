@@ -4,6 +4,7 @@
 Everything here works on rows: a float32 array [rows, n], or a uint8 array [rows, bytes of n elements].
     q8_0   34 bytes: f16 scale d, 32 x i8 q          x = d*q
     q4_0   18 bytes: f16 scale d, 16 bytes           x = d*(nibble - 8); byte j holds element j (low) and j + 16 (high)
+    f8_e4m3   68 bytes: f32 scale d, 64 x e4m3 q     x = d*q
 Other formats of ggml (Q6_K ...) are only read, by the gguf package.
 """
 import numpy as np
@@ -11,10 +12,12 @@ import numpy as np
 from . import ConvertError
 
 BLOCK = 32
-FORMATS = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "i32": (1, 4), "u8": (1, 1), "q8_0": (BLOCK, 34), "q4_0": (BLOCK, 18)}
-FLOATS = ("f32", "f16", "bf16", "q8_0", "q4_0")  # what a weight may be
+F8_BLOCK = 64
+FORMATS = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "i32": (1, 4), "u8": (1, 1), "q8_0": (BLOCK, 34), "q4_0": (BLOCK, 18),
+           "f8_e4m3": (F8_BLOCK, 68)}
+FLOATS = ("f32", "f16", "bf16", "q8_0", "q4_0", "f8_e4m3")  # what a weight may be
 QUANTISED = ("q8_0", "q4_0")
-WIDTH = {"q4_0": 0, "q8_0": 1, "f16": 2, "bf16": 2, "f32": 3}
+WIDTH = {"q4_0": 0, "f8_e4m3": 1, "q8_0": 2, "f16": 3, "bf16": 3, "f32": 4}
 UNDER_HALF = np.nextafter(np.float32(0.5), np.float32(0))  # 0.5 itself would lift 0.49999997 to 1
 TINY = np.finfo(np.float32).tiny  # below it 1/d overflows; such a scale is zero in f16 anyway
 
@@ -49,6 +52,11 @@ def to_float(kind, raw):
         return raw.view(np.float16).astype(np.float32)
     if kind == "bf16":
         return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if kind == "f8_e4m3":
+        blocks = raw.reshape(len(raw), -1, 4 + F8_BLOCK)
+        d = blocks[..., :4].copy().view(np.float32)  # [rows, blocks, 1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (d * E4M3[blocks[..., 4:]]).reshape(len(raw), -1)
     if kind in QUANTISED:
         blocks = raw.reshape(len(raw), -1, FORMATS[kind][1])
         d = blocks[..., :2].copy().view(np.float16).astype(np.float32)  # [rows, blocks, 1]
@@ -78,6 +86,8 @@ def from_float(kind, x):
         return _bf16(x).view(np.uint8)
     if not np.all(np.isfinite(x)):
         raise ConvertError(f"holds NaN or infinity, which {kind} cannot")
+    if kind == "f8_e4m3":
+        return _f8_e4m3(x.reshape(len(x), -1, F8_BLOCK)).reshape(len(x), -1)
     blocks = x.reshape(len(x), -1, BLOCK)
     out = _q8_0(blocks) if kind == "q8_0" else _q4_0(blocks)
     return out.reshape(len(x), -1)
@@ -88,6 +98,35 @@ def _bf16(x):
     nan = (u & 0x7FFFFFFF) > 0x7F800000
     rounded = (u + np.uint32(0x7FFF) + (u >> 16 & 1)) >> 16  # nearest, ties to even
     return np.where(nan, u >> 16 | 64, rounded).astype(np.uint16)
+
+
+def _e4m3_values():
+    """float32 [256]: sign, 4 bits of exponent with bias 7, 3 of fraction; all ones are NaN."""
+    code = np.arange(256)
+    exponent, fraction = code >> 3 & 15, code & 7
+    size = np.where(exponent > 0, np.ldexp(8.0 + fraction, exponent - 10), np.ldexp(1.0 * fraction, -9))
+    size[code & 127 == 127] = np.nan
+    return np.copysign(size, np.where(code < 128, 1, -1)).astype(np.float32)
+
+
+E4M3 = _e4m3_values()
+
+
+def to_e4m3(x):
+    """float32 -> uint8: nearest, ties to even; what is too large becomes 448. As f32_to_e4m3 of dtype.cpp."""
+    u = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    size = u & np.uint32(0x7FFFFFFF)
+    normal = (size + np.uint32(0x7FFFF) + (size >> 20 & np.uint32(1)) - np.uint32(0x3C000000)) >> 20
+    with np.errstate(invalid="ignore"):
+        tiny = (size.view(np.float32) + np.float32(16384)).view(np.uint32) - np.uint32(0x46800000)  # below 2^-6, in steps of 2^-9
+    code = np.where(size < 0x3C800000, tiny, np.minimum(normal, 0x7E))
+    return np.where(size > 0x7F800000, 0x7F, code | u >> 24 & 0x80).astype(np.uint8)
+
+
+def _f8_e4m3(blocks):
+    d = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(448)
+    q = to_e4m3(blocks / np.where(d > 0, d, np.float32(1)))
+    return np.concatenate([d.view(np.uint8), q], axis=-1)
 
 
 def _scale(d, kind):

@@ -8,11 +8,11 @@ import json
 import math
 import os
 
-from . import ConvertError, quant
+from . import ConvertError
 from .format import Cursor
 from .stored import Stored, map_file
 
-DTYPES = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+DTYPES = {"F32": ("f32", 4), "F16": ("f16", 2), "BF16": ("bf16", 2), "F8_E4M3": ("e4m3", 1)}  # float8.py makes weights of e4m3
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -37,9 +37,10 @@ def read(path, skip):
             continue
         if kind not in DTYPES:
             raise ConvertError(f"'{path}': tensor '{name}' is {kind}; only {', '.join(DTYPES)} can be read")
-        if min(shape, default=0) < 1 or math.prod(shape) * quant.FORMATS[DTYPES[kind]][1] != end - begin:
+        format, size = DTYPES[kind]
+        if min(shape, default=1) < 1 or math.prod(shape) * size != end - begin:
             raise ConvertError(f"'{path}': tensor '{name}' of {kind} {shape} has {end - begin} bytes of data")
-        tensors[name] = Stored(DTYPES[kind], shape, data[start + begin:start + end])
+        tensors[name] = Stored(format, shape or [1], data[start + begin:start + end])
     return tensors
 
 

@@ -56,6 +56,9 @@ def _tensor(folio, name, kind, shape, spans):
     if len(have) != 1:
         raise ConvertError(f"'{folio.path}': the rows of '{name}' have several formats: {', '.join(sorted(have))}")
     have = have.pop()
+    if have not in gguf_file.NUMBER:
+        raise ConvertError(f"'{folio.path}': '{name}' is {have}, a format that GGUF does not have; "
+                           "convert the source with another --type first")
     narrow = have == "f32" and kind in ("f16", "bf16") and len(shape) == 1  # a norm or a bias; exact, for it came from there
 
     def chunks():

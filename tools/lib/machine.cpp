@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -12,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/threads.h"
 
 #define FOLIO_INLINE inline __attribute__((always_inline))
@@ -178,10 +180,31 @@ double peak(Unit unit, int threads, double budget) {
   return best_rate(pool, work, budget, [=](Worker) { loop(); });
 }
 
-MachineLimits measure_limits(int threads) {
+Limits measure_limits(Device& device, int threads) {
+  if (const std::optional<Limits> own = device.limits()) return *own;
   if (threads <= 0) threads = hardware_threads();
-  return {memory_bandwidth(threads) / 1e9, peak(Unit::fp32, threads) / 1e9, peak(Unit::bf16, threads) / 1e9,
-          peak(Unit::int8, threads) / 1e9};
+  return {.read_gbps = memory_bandwidth(threads) / 1e9, .fp32_gflops = peak(Unit::fp32, threads) / 1e9,
+          .bf16_gflops = peak(Unit::bf16, threads) / 1e9, .int8_gops = peak(Unit::int8, threads) / 1e9};
+}
+
+std::string text(const Limits& limits) {
+  std::string line = join("read ", std::llround(limits.read_gbps), " GB/s");
+  const auto add = [&](const char* what, double rate, const char* unit) {
+    if (rate > 0) line += join(", ", what, " ", std::llround(rate), " ", unit);
+  };
+  add("copy", limits.copy_gbps, "GB/s");
+  add("fp32", limits.fp32_gflops, "GFLOP/s");
+  add("f16", limits.f16_gflops, "GFLOP/s");
+  add("bf16", limits.bf16_gflops, "GFLOP/s");
+  add("int8", limits.int8_gops, "GOP/s");
+  return line;
+}
+
+UnitPeak peak_for(const Limits& limits, DType weights) {
+  if (weights == F16 && limits.f16_gflops > 0) return {limits.f16_gflops, "f16"};
+  if (weights == BF16 && limits.bf16_gflops > 0) return {limits.bf16_gflops, "bf16"};
+  if ((weights == Q8_0 || weights == Q4_0) && limits.int8_gops > 0) return {limits.int8_gops, "int8"};
+  return {limits.fp32_gflops, "fp32"};
 }
 
 int64_t peak_memory() {

@@ -21,6 +21,7 @@ double prompt_rate(const Generated& run) { return rate(double(run.prompt_tokens)
 double decode_rate(const Generated& run) { return rate(double(run.steps), run.decode_seconds); }
 
 static double measured_bandwidth(const OpenModel& model) {
+  if (const std::optional<Limits> own = model.device->limits()) return own->read_gbps * 1e9;
   // Not all of a large file: some hundred MB are far more than a cache holds.
   const auto area = model.layers();
   return read_bandwidth(area.first(std::min<size_t>(area.size(), size_t(512) << 20)), model.threads);

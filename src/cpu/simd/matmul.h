@@ -45,7 +45,7 @@ struct MatmulFinish {
 };
 
 struct MatmulInner {
-  MatmulFormat f32, f16, bf16, q8_0, q4_0;
+  MatmulFormat f32, f16, bf16, q8_0, q4_0, f8_e4m3;
   void (*finish)(const MatmulFinish&);
 };
 

@@ -1,29 +1,34 @@
 // SPDX-License-Identifier: MIT
-// Matmul of weights in f32, f16 and bf16. For few tokens lanes run along K and rows come straight from the file: the sum of an output
-// is one register, to which K's steps are added in order, and whose lanes are added at the end, in ascending order. For many tokens
-// rows are widened and turned into panels (matmul_panel_inner.h), with the same sums.
+// Matmul of weights in f32, f16, bf16 and F8_E4M3. For few tokens lanes run along K and rows come straight from the file: the sum of an
+// output is one register, to which K's steps are added in order, and whose lanes are added at the end, in ascending order. For many
+// tokens rows are widened and turned into panels (matmul_panel_inner.h), with the same sums.
 //
 //   f32, f16, bf16      in f32, activations as they are
+//   F8_E4M3             the same with d·q in f32, rounded as the reference rounds it
 //   bf16 on avx512_bf16 by vdpbf16ps, activations rounded to bf16
 #pragma once
 
 namespace folio {
 namespace {
 
-// What a tile multiplies: how a step of a row of weights and of a token is read, and how their product joins a sum.
+// What a tile multiplies: how a step of a row of weights and of a token is read, and how their product joins a sum. A part is `part`
+// numbers of a row, some steps long: at(row, k) says where it begins, after bytes(k), and holds what its steps share; `i` counts from
+// there.
 template <class Row>
 struct Widened {
-  using Weight = typename Row::Number;
+  using Number = typename Row::Number;
   using Token = float;
-  static constexpr int step = Vec::lanes;
-  static FOLIO_INLINE Vec weight(const Weight* p) { return Row::load(p); }
-  static FOLIO_INLINE Vec weight_n(const Weight* p, int n) { return Row::load_n(p, n); }
+  static constexpr int step = Vec::lanes, part = step;
+  static constexpr int64_t bytes(int64_t k) { return k * int64_t(sizeof(Number)); }
+  static FOLIO_INLINE const Number* at(const uint8_t* row, int64_t k) { return reinterpret_cast<const Number*>(row) + k; }
+  static FOLIO_INLINE Vec weight(const Number* p, int i) { return Row::load(p + i); }
+  static FOLIO_INLINE Vec weight_n(const Number* p, int n) { return Row::load_n(p, n); }
   static FOLIO_INLINE Vec token(const float* p) { return load(p); }
   static FOLIO_INLINE Vec token_n(const float* p, int n) { return load_n(p, n); }
   static FOLIO_INLINE Vec join(Vec sum, Vec w, Vec x) { return fma(w, x, sum); }
   // A step's units as they stand in a panel or in a token of one.
-  static FOLIO_INLINE Vec units(const Weight* p) { return Row::load(p); }
-  static FOLIO_INLINE Vec units_n(const Weight* p, int n) { return Row::load_n(p, n); }
+  static FOLIO_INLINE Vec units(const Number* p, int i) { return Row::load(p + i); }
+  static FOLIO_INLINE Vec units_n(const Number* p, int n) { return Row::load_n(p, n); }
   static FOLIO_INLINE Vec join_units(Vec sum, Vec w, Vec x) { return fma(w, x, sum); }
   static FOLIO_INLINE void pack(const float* x, int64_t n, float* to) {
     int64_t i = 0;
@@ -32,17 +37,36 @@ struct Widened {
   }
 };
 
+// A part is a block. K is a multiple of it, so no row ends within one.
+struct E4m3Blocks : Widened<F32Row> {
+  struct Block {
+    const uint8_t* q;
+    Vec d;   // times 2^8, which load_e4m3 leaves out: a float wherever 448·d is one
+  };
+  static constexpr int part = 64, block_bytes = 68;
+  static constexpr int64_t bytes(int64_t k) { return k / part * block_bytes; }
+  // A NaN among the numbers makes the scale NaN: no sum that they join is anything else, and no step has to look.
+  static FOLIO_INLINE Block at(const uint8_t* row, int64_t k) {
+    const uint8_t* block = row + bytes(k);
+    return {block + 4, any_nan_e4m3(block + 4) ? splat(__builtin_nanf("")) : splat_at(block) * splat(256)};
+  }
+  static FOLIO_INLINE Vec weight(const Block& b, int i) { return load_e4m3(b.q + i) * b.d; }
+  static FOLIO_INLINE Vec units(const Block& b, int i) { return weight(b, i); }
+};
+
 #ifdef FOLIO_BF16_DOT
 struct Paired {
-  using Weight = uint16_t;
+  using Number = uint16_t;
   using Token = uint16_t;
-  static constexpr int step = Pairs::numbers;
-  static FOLIO_INLINE Pairs weight(const uint16_t* p) { return load_pairs(p); }
+  static constexpr int step = Pairs::numbers, part = step;
+  static constexpr int64_t bytes(int64_t k) { return 2 * k; }
+  static FOLIO_INLINE const uint16_t* at(const uint8_t* row, int64_t k) { return reinterpret_cast<const uint16_t*>(row) + k; }
+  static FOLIO_INLINE Pairs weight(const uint16_t* p, int i) { return load_pairs(p + i); }
   static FOLIO_INLINE Pairs weight_n(const uint16_t* p, int n) { return load_pairs_n(p, n); }
   static FOLIO_INLINE Pairs token(const uint16_t* p) { return load_pairs(p); }
   static FOLIO_INLINE Pairs token_n(const uint16_t* p, int n) { return load_pairs_n(p, n); }
   static FOLIO_INLINE Vec join(Vec sum, Pairs w, Pairs x) { return dot_pairs(sum, w, x); }
-  static FOLIO_INLINE Vec units(const uint16_t* p) { return load(reinterpret_cast<const float*>(p)); }
+  static FOLIO_INLINE Vec units(const uint16_t* p, int i) { return load(reinterpret_cast<const float*>(p + i)); }
   static FOLIO_INLINE Vec units_n(const uint16_t* p, int n) { return vec_of(load_pairs_n(p, n)); }
   static FOLIO_INLINE Vec join_units(Vec sum, Vec w, Vec x) { return dot_pairs(sum, pairs_of(w), pairs_of(x)); }
   static FOLIO_INLINE void pack(const float* x, int64_t n, uint16_t* to) {
@@ -90,25 +114,31 @@ FOLIO_INLINE void float_step(Vec (&sums)[R][T], const Load& weight, const LoadTo
 
 template <class P, int R, int T>
 __attribute__((noinline)) void float_tile(const FloatTile& a) {
-  using Weight = typename P::Weight;
   using Token = typename P::Token;
   Vec sums[R][T];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) sums[r][t] = a.from == 0 ? zero() : a.sums[r * T + t];
-  auto weights = [&](int r) { return reinterpret_cast<const Weight*>(a.w + r * a.w_stride); };
+  auto row = [&](int r) { return a.w + r * a.w_stride; };
   auto tokens = [&](int t) { return reinterpret_cast<const Token*>(a.x + t * a.x_stride); };
   const int64_t ahead = a.ahead;
   int64_t k = a.from;
-  for (; k + P::step <= a.to; k += P::step) {
+  for (; k + P::part <= a.to; k += P::part) {
+    decltype(P::at(a.w, k)) part[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) prefetch(a.w + r * a.w_stride + k * int64_t(sizeof(Weight)) + ahead);
-    float_step<P, R, T>(sums, [&](int r) { return P::weight(weights(r) + k); }, [&](int t) { return P::token(tokens(t) + k); });
+    for (int r = 0; r < R; ++r) {
+      part[r] = P::at(row(r), k);
+      prefetch(row(r) + P::bytes(k) + ahead);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < P::part; i += P::step)
+      float_step<P, R, T>(sums, [&](int r) { return P::weight(part[r], i); }, [&](int t) { return P::token(tokens(t) + k + i); });
   }
-  const int rest = int(a.to - k);
-  if (rest > 0)
-    float_step<P, R, T>(sums, [&](int r) { return P::weight_n(weights(r) + k, rest); }, [&](int t) { return P::token_n(tokens(t) + k, rest); });
+  if constexpr (P::part == P::step)
+    if (const int rest = int(a.to - k); rest > 0)
+      float_step<P, R, T>(sums, [&](int r) { return P::weight_n(P::at(row(r), k), rest); },
+                          [&](int t) { return P::token_n(tokens(t) + k, rest); });
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -208,19 +238,26 @@ struct FloatPanel {
 
   // `lanes` steps of every token or row at a time become `lanes` units of every lane.
   static void pack_rows(const uint8_t* w, int64_t stride, int rows, int64_t k, uint8_t* to) {
-    using Weight = typename P::Weight;
     for (int first = 0; first < FloatPanel::rows; first += Vec::lanes)
-      for (int64_t g = 0; g < groups_of(units(k)); ++g) {
-        Vec a[Vec::lanes];
-        const int64_t at = g * P::step, left = k - at;
-        for (int r = 0; r < Vec::lanes; ++r) {
-          const Weight* from = reinterpret_cast<const Weight*>(w + (first + r) * stride) + at;
-          a[r] = first + r >= rows ? zero() : left >= P::step ? P::units(from) : P::units_n(from, int(left));
+      for (int64_t at = 0; at < k; at += P::part) {
+        decltype(P::at(w, k)) part[Vec::lanes];
+        for (int r = 0; r < Vec::lanes && first + r < rows; ++r) part[r] = P::at(w + (first + r) * stride, at);
+        for (int i = 0; i < P::part; i += P::step) {
+          Vec a[Vec::lanes];
+          for (int r = 0; r < Vec::lanes; ++r) a[r] = first + r < rows ? units_of(part[r], i, k - at) : zero();
+          transpose(a);
+          uint8_t* unit = to + (at + i) / P::step * panel_unit + first * 4;
+          for (int64_t l = 0; l < lanes_of(units(k)); ++l, unit += panel_lane_bytes<FloatPanel>(k))
+            store(reinterpret_cast<float*>(unit), a[l]);
         }
-        transpose(a);
-        uint8_t* unit = to + g * panel_unit + first * 4;
-        for (int64_t l = 0; l < lanes_of(units(k)); ++l, unit += panel_lane_bytes<FloatPanel>(k)) store(reinterpret_cast<float*>(unit), a[l]);
       }
+  }
+  // Those of a step, where `left` numbers begin with the part.
+  template <class Part>
+  static FOLIO_INLINE Vec units_of(const Part& part, int i, int64_t left) {
+    if constexpr (P::part == P::step)
+      if (left < P::step) return P::units_n(part, int(left));
+    return P::units(part, i);
   }
   static void pack_token(const float* x, int64_t k, uint8_t* to) {
     using Token = typename P::Token;
@@ -249,6 +286,7 @@ constexpr MatmulFormat float_format(bool plain_tokens) {
 
 constexpr MatmulFormat matmul_f32 = float_format<Widened<F32Row>>(true);
 constexpr MatmulFormat matmul_f16 = float_format<Widened<F16Row>>(true);
+constexpr MatmulFormat matmul_f8 = float_format<E4m3Blocks>(true);
 #ifdef FOLIO_BF16_DOT
 constexpr MatmulFormat matmul_bf16 = float_format<Paired>(false);
 #else

@@ -54,7 +54,7 @@ void matmul_finish(const MatmulFinish& f) {
   }
 }
 
-constexpr MatmulInner matmul_inner = {matmul_f32, matmul_f16, matmul_bf16, matmul_q8_0, matmul_q4_0, matmul_finish};
+constexpr MatmulInner matmul_inner = {matmul_f32, matmul_f16, matmul_bf16, matmul_q8_0, matmul_q4_0, matmul_f8, matmul_finish};
 
 }  // namespace
 }  // namespace folio

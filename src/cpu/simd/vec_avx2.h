@@ -66,6 +66,18 @@ FOLIO_INLINE Vec load_f16_n(const uint16_t* p, int n) { return {_mm256_cvtph_ps(
 FOLIO_INLINE Vec load_bf16(const uint16_t* p) { return bf16_bits(eight(p)); }
 FOLIO_INLINE Vec load_bf16_n(const uint16_t* p, int n) { return bf16_bits(eight_n(p, n)); }
 
+FOLIO_INLINE Vec load_e4m3(const uint8_t* p) {
+  const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));   // the sign above all the rest
+  return {_mm256_cvtph_ps(_mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(int16_t(0xbfff))))};
+}
+// Bytes with all but the sign set.
+FOLIO_INLINE bool any_nan_e4m3(const uint8_t* p) {
+  const __m256i* at = reinterpret_cast<const __m256i*>(p);
+  const __m256i sign = _mm256_set1_epi8(int8_t(0x80)), low = _mm256_or_si256(_mm256_loadu_si256(at), sign);
+  const __m256i most = _mm256_max_epu8(low, _mm256_or_si256(_mm256_loadu_si256(at + 1), sign));
+  return _mm256_movemask_epi8(_mm256_cmpeq_epi8(most, _mm256_set1_epi8(-1))) != 0;
+}
+
 FOLIO_INLINE __m128i f16_of(Vec a) { return _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 FOLIO_INLINE void store_f16(uint16_t* p, Vec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), f16_of(a)); }
 FOLIO_INLINE void store_f16_n(uint16_t* p, Vec a, int n) { put_n(p, f16_of(a), n); }

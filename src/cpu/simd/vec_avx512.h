@@ -48,6 +48,16 @@ FOLIO_INLINE Vec bf16_bits(__m256i h) { return {_mm512_castsi512_ps(_mm512_slli_
 FOLIO_INLINE Vec load_bf16(const uint16_t* p) { return bf16_bits(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 FOLIO_INLINE Vec load_bf16_n(const uint16_t* p, int n) { return bf16_bits(_mm256_maskz_loadu_epi16(first(n).m, p)); }
 
+FOLIO_INLINE Vec load_e4m3(const uint8_t* p) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));   // the sign above all the rest
+  return {_mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(int16_t(0xbfff))))};
+}
+// Bytes with all but the sign set.
+FOLIO_INLINE bool any_nan_e4m3(const uint8_t* p) {
+  const __m512i set = _mm512_or_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(int8_t(0x80)));
+  return _mm512_cmpeq_epi8_mask(set, _mm512_set1_epi8(-1)) != 0;
+}
+
 FOLIO_INLINE __m256i f16_of(Vec a) { return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 FOLIO_INLINE void store_f16(uint16_t* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), f16_of(a)); }
 FOLIO_INLINE void store_f16_n(uint16_t* p, Vec a, int n) { _mm256_mask_storeu_epi16(p, first(n).m, f16_of(a)); }

@@ -79,6 +79,18 @@ FOLIO_INLINE Vec load_f16_n(const uint16_t* p, int n) { return f16_bits(four_n(p
 FOLIO_INLINE Vec load_bf16(const uint16_t* p) { return bf16_bits(vld1_u16(p)); }
 FOLIO_INLINE Vec load_bf16_n(const uint16_t* p, int n) { return bf16_bits(four_n(p, n)); }
 
+FOLIO_INLINE Vec load_e4m3(const uint8_t* p) {
+  uint32_t four;
+  __builtin_memcpy(&four, p, 4);
+  const int16x4_t wide = vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four))));   // the sign above all the rest
+  return f16_bits(vand_u16(vreinterpret_u16_s16(vshl_n_s16(wide, 7)), vdup_n_u16(0xbfff)));
+}
+// Bytes with all but the sign set.
+FOLIO_INLINE bool any_nan_e4m3(const uint8_t* p) {
+  auto set = [p](int i) { return vorrq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(0x80)); };
+  return vmaxvq_u8(vmaxq_u8(vmaxq_u8(set(0), set(1)), vmaxq_u8(set(2), set(3)))) == 0xff;
+}
+
 FOLIO_INLINE uint16x4_t f16_of(Vec a) { return vreinterpret_u16_f16(vcvt_f16_f32(a.v)); }
 FOLIO_INLINE void store_f16(uint16_t* p, Vec a) { vst1_u16(p, f16_of(a)); }
 FOLIO_INLINE void store_f16_n(uint16_t* p, Vec a, int n) { put_n(p, f16_of(a), n); }

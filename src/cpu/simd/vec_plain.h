@@ -87,6 +87,22 @@ FOLIO_INLINE Vec load_bf16_n(const uint16_t* p, int n) {
 }
 FOLIO_INLINE Vec load_bf16(const uint16_t* p) { return load_bf16_n(p, 4); }
 
+// In the place of an f32's bits the number is 2^120 too small.
+FOLIO_INLINE Vec load_e4m3(const uint8_t* p) {
+  const Vec::Ints b = {p[0], p[1], p[2], p[3]};
+  return of_bits(((b & 0x80) << 24) | ((b & 0x7f) << 20)) * splat(5.192296858534828e33f);   // 2^112
+}
+// Bytes with all but the sign set: adding 0x7f to what is not leaves the top bit of every other byte.
+FOLIO_INLINE bool any_nan_e4m3(const uint8_t* p) {
+  uint64_t all = ~uint64_t(0);
+  for (int i = 0; i < 64; i += 8) {
+    uint64_t eight;
+    __builtin_memcpy(&eight, p + i, 8);
+    all &= (~eight & 0x7f7f7f7f7f7f7f7f) + 0x7f7f7f7f7f7f7f7f;
+  }
+  return (all & 0x8080808080808080) != 0x8080808080808080;
+}
+
 FOLIO_INLINE uint16_t f16_of(float x) {
   uint32_t u;
   __builtin_memcpy(&u, &x, 4);

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+// The tools with --device cuda, as programs, on the simulated card: the text that the CPU writes, whole models compared node by node,
+// and bench, whose figures mean nothing here but whose keys are those of the CPU.
+#include <nlohmann/json.hpp>
+
+#include "fixtures.h"
+#include "tiny_model.h"
+
+namespace folio {
+namespace {
+
+using Json = nlohmann::json;
+
+Ran run(const std::string& program, const std::string& arguments) {
+  return run_command(std::string(FOLIO_BIN_DIR) + "/" + program + " " + arguments);
+}
+
+std::string tiny() {
+  static const std::string path = write_tiny_model((scratch_dir() / "tiny.folio").string(), {.random = true});
+  return path;
+}
+std::string shipped() { return (source_dir() / "models/weights/folio-text-4m.folio").string(); }
+
+TEST(CudaTools, GenerateWritesTheTextOfTheCpu) {
+  const std::string flags = " -p 'First Citizen:' -n 24 --temp 0 -q";
+  const Ran card = run("sim_generate", "-m " + shipped() + flags + " --device cuda"), host = run("generate", "-m " + shipped() + flags);
+  EXPECT_EQ(card.code, 0) << card.output;
+  EXPECT_EQ(card.output, host.output);
+  EXPECT_GT(host.output.size(), 30u);
+}
+
+// Three tokens: the card pads them to four, and so does the CPU when it is compared with a card.
+TEST(CudaTools, WholeModelsAreComparedNodeByNode) {
+  for (const std::string flags : {"--device cuda --against cpu", "--device cpu --against cuda", "--device cuda:0 --against reference"}) {
+    const Ran ran = run("sim_generate", "-m " + tiny() + " -t 2 -p abc " + flags);
+    EXPECT_EQ(ran.code, 0) << ran.output;
+    EXPECT_NE(ran.output.find(" agrees with "), std::string::npos) << ran.output;
+  }
+  const Ran ran = run("sim_generate", "-m " + shipped() + " -t 2 -p 'Before we proceed any further, hear me' --device cuda --against cpu");
+  EXPECT_EQ(ran.code, 0) << ran.output;
+}
+
+TEST(CudaTools, DevicesThatAreNotThereAreNamed) {
+  const std::vector<std::pair<std::string, std::string>> all = {
+      {"--against cuda:9", "there is no card 9"}, {"--against gpu", "'gpu' is no device"}, {"--device cuda:x", "'cuda:x' is no device"}};
+  for (const auto& [flags, words] : all) {
+    const Ran ran = run("sim_generate", "-m " + tiny() + " -p abc " + flags);
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_NE(ran.output.find(words), std::string::npos) << ran.output;
+    EXPECT_EQ(std::count(ran.output.begin(), ran.output.end(), '\n'), 1) << ran.output;
+  }
+}
+
+std::vector<std::string> keys(const Json& json) {
+  std::vector<std::string> all;
+  const Json flat = json.flatten();
+  for (const auto& [key, value] : flat.items()) all.push_back(key);
+  return all;
+}
+
+TEST(CudaTools, BenchOfAModelSaysTheSameOnBothDevices) {
+  const std::string flags = "model --shape 260k --type bf16 --prompt 9 --gen 8 --depth 64 --batch 1 --repeats 1 --json --device ";
+  const Ran card = run("sim_bench", flags + "cuda"), host = run("bench", flags + "cpu -t 2");
+  ASSERT_EQ(card.code, 0) << card.output;
+  ASSERT_EQ(host.code, 0) << host.output;
+  const Json a = Json::parse(card.output), b = Json::parse(host.output);
+  EXPECT_EQ(keys(a), keys(b));
+  EXPECT_EQ(a["prefill_unit"], "bf16");   // which the simulated card always has
+  for (const auto& [limit, rate] : a["limits"].items()) EXPECT_GT(rate.get<double>(), 0) << limit;
+}
+
+TEST(CudaTools, BenchOfOpsTimesByEvents) {
+  const Ran ran = run("sim_bench", "ops --device cuda --quick --only 'attend f16 D=64 decode' --repeats 1 --json");
+  ASSERT_EQ(ran.code, 0) << ran.output;
+  const Json json = Json::parse(ran.output);
+  ASSERT_EQ(json["cases"].size(), 2u);
+  for (const Json& c : json["cases"]) EXPECT_GT(c["seconds"].get<double>(), 0) << c;
+}
+
+}  // namespace
+}  // namespace folio

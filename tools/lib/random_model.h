@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+// Models for measuring: the shapes of known ones, with random weights made in memory. Of no use for anything but speed.
+#pragma once
+#include <map>
+#include <string>
+
+#include "files/weights.h"
+
+namespace folio {
+
+struct ModelShape {
+  int64_t layers, dim, heads, groups, ffn, vocab, context;
+  bool gpt2 = false;   // layer norms, biases, learned positions, an ffn without gate, one matrix for both ends; else like Llama
+};
+
+// "1b", "8b" ... Throws Error with the list if there is none of that name.
+const ModelShape& model_shape(const std::string& name);
+std::string model_shapes();   // "1b, 8b, ..."
+
+// Throws Error if there is no memory.
+Weights random_weights(const ModelShape& shape, DType type);
+
+// A piece of memory like any tensor of that format: numbers between -0.03 and 0.03, the bytes of whole blocks, some MiB that may be
+// repeated at will: values do not matter for speed, only that they are finite, small and not zero.
+std::vector<std::byte> random_bytes(DType type);
+
+}  // namespace folio
