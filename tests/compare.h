@@ -93,7 +93,8 @@ inline std::string bit_difference(const Tensor& got, const Tensor& want) {
 // *worst_ratio: the largest error of an element, as a multiple of what is allowed; infinite if it has no size.
 inline std::string difference(const Tensor& got, const Tensor& want, Tolerance t, const Tensor* allowed = nullptr,
                               double* worst_ratio = nullptr) {
-  if (got.type != want.type || !(got.shape == want.shape) || want.type == I32 || want.type == U8) {
+  const bool counts = (want.type == I32 || want.type == U8) && !allowed;   // whole numbers are equal unless the case says otherwise
+  if (got.type != want.type || !(got.shape == want.shape) || counts) {
     std::string text = bit_difference(got, want);
     if (worst_ratio) *worst_ratio = text.empty() ? 0 : std::numeric_limits<double>::infinity();
     return text;

@@ -18,11 +18,12 @@ namespace folio {
 //   u_t = v_t                          or β_t·(v_t − k_t S~) with beta
 //   S = S~ + k_tᵀ u_t                  z = d_t ⊙ z + k_t
 //   o_t = scale · q_t S                divided by scale · q_t·z + 1e-10 if z is present
-// In page form, with b_t = Σ of decays of the rows of t's page up to t, S₀ the slab of the page before:
+// In page form, with b_t = Σ of decays of the rows of t's page up to t, S₀ the slab of the page before (zeros in page 0):
 //   u_t = β_t·(v_t − (k_t ⊙ e^b_t) S₀ − Σ_{s<t} (Σ_c k_t[c]·k_s[c]·e^(b_t[c] − b_s[c]))·u_s)
 //   o_t = scale · ((q_t ⊙ e^b_t) S₀ + Σ_{s≤t} (Σ_c q_t[c]·k_s[c]·e^(b_t[c] − b_s[c]))·u_s)
 //   S   = e^b_63 ⊙ S₀ + Σ_s (k_s ⊙ e^(b_63 − b_s))ᵀ u_s           written by the token that fills the page
-// Exponents are differences first, hence never positive. A kernel computes a token alike however the step was cut.
+// Rows keep each token's own decay, not b: a difference of two b that are large has lost its digits, a sum of what lies between them
+// has not; and it is never positive. A kernel computes a token alike however the step was cut.
 struct Linear {
   static constexpr const char* name = "linear";
   Tensor q;            // [T, G, K] f32
@@ -35,7 +36,7 @@ struct Linear {
   Tensor seq, pos;     // [T] i32
   Tensor rows_k;       // [N, 64, G, K] f32   pools
   Tensor rows_u;       // [N, 64, H, V] f32
-  Tensor rows_b;       // [N, 64, H, 1 or K] f32   b; absent if g is absent or [H]
+  Tensor rows_g;       // [N, 64, H, 1 or K] f32   g; absent if g is absent or [H]
   Tensor S;            // [M, H, K, V] f32   slabs
   Tensor z;            // [M, H, K] f32      may be absent
   float scale = 1;
@@ -43,7 +44,7 @@ struct Linear {
 
   void visit(auto& a) {
     a.in("q", q); a.in("k", k); a.in("v", v); a.in("g", g); a.in("beta", beta); a.in("page", page); a.in("slab", slab); a.in("seq", seq);
-    a.in("pos", pos); a.inout("rows_k", rows_k); a.inout("rows_u", rows_u); a.inout("rows_b", rows_b); a.inout("S", S); a.inout("z", z);
+    a.in("pos", pos); a.inout("rows_k", rows_k); a.inout("rows_u", rows_u); a.inout("rows_g", rows_g); a.inout("S", S); a.inout("z", z);
     a.attr("scale", scale); a.out("o", o);
   }
 
@@ -64,9 +65,9 @@ struct Linear {
     const int64_t N = rows_k.dim(0), M = S.dim(0);
     check(rows_k.type == F32 && rows_u.type == F32 && rows_k.shape == Shape({N, page_tokens, G, K}) && rows_u.shape == Shape({N, page_tokens, H, V}),
           "linear: rows of k are ", rows_k.shape.text(), ", of u ", rows_u.shape.text());
-    check(rows_b.present() == (g.present() && !constant()) &&
-          (!rows_b.present() || (rows_b.type == F32 && rows_b.shape == Shape({N, page_tokens, H, channels() ? K : 1}))), "linear: rows of b are ",
-          rows_b.present() ? rows_b.shape.text() : "absent");
+    check(rows_g.present() == (g.present() && !constant()) &&
+          (!rows_g.present() || (rows_g.type == F32 && rows_g.shape == Shape({N, page_tokens, H, channels() ? K : 1}))), "linear: rows of g are ",
+          rows_g.present() ? rows_g.shape.text() : "absent");
     check(S.type == F32 && S.shape == Shape({M, H, K, V}) && (!z.present() || (z.type == F32 && z.shape == Shape({M, H, K}))), "linear: S is ", S.shape.text());
     o = Tensor::of(F32, {T, H, V});
   }
@@ -136,9 +137,7 @@ struct Linear {
     }
     for (int64_t row = 0; row < piece.from; ++row)
       take(m, pool_row(rows_k, rows, row, group), pool_row(rows_u, rows, row, h), [&](int64_t c) {
-        if (!rows_b.present()) return decay(0, h, c);
-        const int64_t at = channels() ? c : 0;
-        return double(pool_row(rows_b, rows, row, h)[at]) - (row > 0 ? pool_row(rows_b, rows, row - 1, h)[at] : 0);
+        return rows_g.present() ? double(pool_row(rows_g, rows, row, h)[channels() ? c : 0]) : decay(0, h, c);
       });
   }
   void token(Memory& m, int64_t t, int64_t id, int64_t row, int64_t h, int64_t group) const {
@@ -160,8 +159,7 @@ struct Linear {
     }
     if (h % (heads() / k.dim(1)) == 0) std::copy(key, key + K, pool_row(rows_k, id, row, group));
     std::copy(u.begin(), u.end(), pool_row(rows_u, id, row, h));
-    for (int64_t c = 0; rows_b.present() && c < rows_b.dim(3); ++c)
-      pool_row(rows_b, id, row, h)[c] = float(decay(t, h, c)) + (row > 0 ? pool_row(rows_b, id, row - 1, h)[c] : 0);
+    for (int64_t c = 0; rows_g.present() && c < rows_g.dim(3); ++c) pool_row(rows_g, id, row, h)[c] = float(decay(t, h, c));
   }
 };
 

@@ -5,7 +5,10 @@
 #include "ops/attend.h"
 #include "ops/elementwise.h"
 #include "ops/gates.h"
+#include "ops/linear.h"
+#include "ops/log_linear.h"
 #include "ops/matmul.h"
+#include "ops/mesa.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
 #include "ops/rows.h"
@@ -13,7 +16,7 @@
 #include "ops/short_conv.h"
 #include "ops/top_k.h"
 
-#define OPS_WITH_CPU_KERNEL(OP) OP(Matmul) OP(Attend)
+#define OPS_WITH_CPU_KERNEL(OP) OP(Matmul) OP(Attend) OP(Linear) OP(LogLinear) OP(Mesa)
 // Their reference is fast enough.
 #define OPS_PLAIN_ON_CPU(OP)                                                                          \
   OP(Embed) OP(Gather) OP(Append) OP(Add) OP(Mul) OP(Scale) OP(Cast) OP(Activate) OP(Glu) OP(Softcap) \

@@ -13,7 +13,6 @@ namespace folio {
 namespace {
 
 constexpr int attend_page = 64;
-#define FOLIO_UNROLL _Pragma("GCC unroll 16")
 
 constexpr float attend_nothing = -__builtin_inff();
 // A product's tile in registers: rows × vectors sums. More rows than vectors, since then a page is read less often from L2.

@@ -2,7 +2,10 @@
 // struct Simd alone, without library headers: what simd/kernels.cpp may include (see tests/no_weak_symbols.sh).
 #pragma once
 #include "cpu/simd/attend.h"
+#include "cpu/simd/linear.h"
+#include "cpu/simd/log_linear.h"
 #include "cpu/simd/matmul.h"
+#include "cpu/simd/mesa.h"
 
 namespace folio {
 
@@ -10,6 +13,9 @@ struct Simd {
   const char* name;      // "plain", "avx2", "avx512", "avx512_bf16", "neon"
   MatmulInner matmul;
   AttendInner attend;
+  LinearInner linear;
+  LogLinearInner log_linear;
+  MesaInner mesa;
 };
 
 }  // namespace folio

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #define FOLIO_INLINE __attribute__((always_inline)) inline
+#define FOLIO_UNROLL _Pragma("GCC unroll 16")
 
 // SIMD_NAME as a number, for #if. Not the compiler's own macros: `plain` must stay plain whatever flags the build adds.
 #define FOLIO_SET_plain 0
