@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-#ifdef FOLIO_SIM_ASAN
+#if FOLIO_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -139,7 +139,7 @@ void aim(Fiber& fiber, void (*entry)()) {
 }
 
 void swap([[maybe_unused]] Fiber& from, Fiber& to, [[maybe_unused]] bool for_good) {
-#ifdef FOLIO_SIM_ASAN
+#if FOLIO_ASAN
   __sanitizer_start_switch_fiber(for_good ? nullptr : &from.fake_stack, to.stack, to.stack_bytes);
 #endif
 #ifdef FOLIO_SIM_TSAN
@@ -148,13 +148,13 @@ void swap([[maybe_unused]] Fiber& from, Fiber& to, [[maybe_unused]] bool for_goo
 #endif
   current = &to;
   folio_sim_switch(&from.stack_pointer, to.stack_pointer);
-#ifdef FOLIO_SIM_ASAN
+#if FOLIO_ASAN
   __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
 #endif
 }
 
 void arrived() {
-#ifdef FOLIO_SIM_ASAN
+#if FOLIO_ASAN
   __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);
 #endif
 }
@@ -210,7 +210,7 @@ Quiet::~Quiet() { (void)fiber_; }
 void Quiet::close_all() {}
 #endif
 
-#ifdef FOLIO_SIM_ASAN
+#if FOLIO_ASAN
 void forbid(const void* at, size_t bytes) { __asan_poison_memory_region(at, bytes); }
 void allow(const void* at, size_t bytes) { __asan_unpoison_memory_region(at, bytes); }
 #else

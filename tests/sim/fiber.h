@@ -5,13 +5,7 @@
 #pragma once
 #include <cstddef>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define FOLIO_SIM_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define FOLIO_SIM_ASAN 1
-#endif
-#endif
+#include "sanitizers.h"
 
 namespace folio::sim {
 

@@ -9,28 +9,8 @@
 #include "cuda/lib/buffer.h"
 #include "cuda/lib/hopper.cuh"
 #include "cuda/lib/kernel.cuh"
+#include "sanitizers.h"
 #include "sim.h"
-
-#if defined(__SANITIZE_THREAD__)
-#define WITH_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define WITH_TSAN 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__)
-#define WITH_ASAN 1  // and UBSan: the presets build both together
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WITH_ASAN 1
-#endif
-#endif
-#ifndef WITH_TSAN
-#define WITH_TSAN 0
-#endif
-#ifndef WITH_ASAN
-#define WITH_ASAN 0
-#endif
 
 namespace folio {
 namespace {
@@ -280,7 +260,7 @@ std::string symptom(Kernel kernel, unsigned blocks, size_t shared) {
 // A race: NaN, or a difference between schedules, and a report with the line under the thread sanitizer.
 #define EXPECT_RACE(kernel, shared, words)                                              \
   do {                                                                                  \
-    if (WITH_TSAN) EXPECT_REPORT(kernel, 1, shared, "data race");                       \
+    if (FOLIO_TSAN) EXPECT_REPORT(kernel, 1, shared, "data race");                       \
     else EXPECT_SYMPTOM(kernel, shared, words);                                         \
   } while (0)
 
@@ -312,34 +292,34 @@ TEST(PlantedBugs, GridBarrierWithoutAllBlocks) {
   EXPECT_NE(found.find("1 threads (first 0, last 0) wait in __nanosleep"), std::string::npos) << found;
 }
 TEST(PlantedBugs, StageRefilledTooEarly) {
-  if (WITH_TSAN) EXPECT_REPORT(stage_refilled_too_early, 1, 1024, "data race|NaN");
+  if (FOLIO_TSAN) EXPECT_REPORT(stage_refilled_too_early, 1, 1024, "data race|NaN");
   else EXPECT_NE(symptom(stage_refilled_too_early, 1, 1024), "");
 }
 TEST(PlantedBugs, AccumulatorsReadBeforeTheWait) { EXPECT_SYMPTOM(product<1>, 8192, "differ between schedules"); }
 TEST(PlantedBugs, NoFenceBeforeWgmma) { EXPECT_SYMPTOM(product<2>, 8192, "without wgmma_fence"); }
 
 TEST(PlantedBugs, StorePastTheEnd) {
-  if (WITH_ASAN) EXPECT_REPORT(store_past_the_end, 1, 0, "AddressSanitizer");
+  if (FOLIO_ASAN) EXPECT_REPORT(store_past_the_end, 1, 0, "AddressSanitizer");
   else EXPECT_SYMPTOM(store_past_the_end, 0, "written past its ends");
 }
 TEST(PlantedBugs, PastASharedArray) {
-  if (WITH_ASAN) EXPECT_REPORT(past_a_shared_array, 1, 4096, "AddressSanitizer");
+  if (FOLIO_ASAN) EXPECT_REPORT(past_a_shared_array, 1, 4096, "AddressSanitizer");
   else EXPECT_SYMPTOM(past_a_shared_array, 4096, "NaN");
 }
 TEST(PlantedBugs, PastAGlobalArray) {
-  if (!WITH_ASAN) GTEST_SKIP() << "seen by the address sanitizer only";
+  if (!FOLIO_ASAN) GTEST_SKIP() << "seen by the address sanitizer only: sim.asan";
   EXPECT_REPORT(past_a_global_array, 1, 0, "AddressSanitizer");
 }
 TEST(PlantedBugs, IndexPastAConstantArray) {
-  if (!WITH_ASAN) GTEST_SKIP() << "seen by the undefined-behaviour sanitizer only";
+  if (!FOLIO_ASAN) GTEST_SKIP() << "seen by the undefined-behaviour sanitizer only: sim.asan";
   EXPECT_REPORT(index_past_a_constant_array, 1, 0, "runtime error: index|AddressSanitizer");
 }
 TEST(PlantedBugs, LostUpdateBetweenBlocks) {
-  if (!WITH_TSAN) GTEST_SKIP() << "seen by the thread sanitizer only";
+  if (!FOLIO_TSAN) GTEST_SKIP() << "seen by the thread sanitizer only: sim.tsan";
   EXPECT_REPORT(lost_update_between_blocks, 2, 0, "data race");
 }
 TEST(PlantedBugs, NoFenceBetweenStoresAndWgmma) {
-  if (!WITH_TSAN) GTEST_SKIP() << "seen by the thread sanitizer only";
+  if (!FOLIO_TSAN) GTEST_SKIP() << "seen by the thread sanitizer only: sim.tsan";
   EXPECT_REPORT(product<3>, 1, 8192, "data race");
 }
 

@@ -5,6 +5,7 @@
 
 #include "cuda/lib/buffer.h"
 #include "cuda/lib/kernel.cuh"
+#include "sanitizers.h"
 #include "sim.h"
 
 namespace folio {
@@ -68,9 +69,7 @@ TEST(Memory, CopiesCheckTheirSidesAndBounds) {
 
 TEST(Memory, HostCodeCannotTouchIt) {
   Buffer<float> x(std::vector<float>(4, 1));
-#if defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "the thread sanitizer handles the fault";
-#endif
+  if (FOLIO_TSAN) GTEST_SKIP() << "the thread sanitizer handles the fault";
   EXPECT_DEATH(x.data()[0] = 2, "host code follows a pointer to device memory");
 }
 
