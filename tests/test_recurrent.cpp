@@ -60,12 +60,14 @@ class Mixer {
     Text ids;
     int64_t most = 1;
     for (const Ask& a : asks) {
-      while (int64_t(a.live->page.size()) * page_tokens < a.pos + int64_t(a.text.size())) a.live->page.push_back(next_), a.live->slab.push_back(next_++);
+      while (int64_t(a.live->page.size()) * page_tokens < a.pos + int64_t(a.text.size()))
+        a.live->page.push_back(next_), a.live->slab.push_back(next_++);
       most = std::max(most, int64_t(a.live->page.size()));
     }
     EXPECT_LE(next_, pool_pages);
     for (size_t b = 0; b < asks.size(); ++b) {
-      for (size_t i = 0; i < asks[b].text.size(); ++i) seq.push_back(int32_t(b)), pos.push_back(int32_t(asks[b].pos + int64_t(i))), ids.push_back(asks[b].text[i]);
+      for (size_t i = 0; i < asks[b].text.size(); ++i)
+        seq.push_back(int32_t(b)), pos.push_back(int32_t(asks[b].pos + int64_t(i))), ids.push_back(asks[b].text[i]);
       for (int64_t p = 0; p < most; ++p) {
         const bool there = p < int64_t(asks[b].live->page.size());
         page.push_back(there ? asks[b].live->page[size_t(p)] : -1);
@@ -162,7 +164,8 @@ Whole in_one_go(const Kind& kind, const Text& text) {
 void expect_whole(const Mixer& mixer, const Live& live, const Rows& o, const Whole& want, size_t first_page = 0) {
   ASSERT_TRUE(same(o, want.o)) << "outputs differ";
   for (float x : o) ASSERT_TRUE(std::isfinite(x));
-  for (size_t p = first_page; p < want.slabs.size(); ++p) ASSERT_TRUE(same(mixer.slab(live, int64_t(p)), want.slabs[p])) << "slab of page " << p;
+  for (size_t p = first_page; p < want.slabs.size(); ++p)
+    ASSERT_TRUE(same(mixer.slab(live, int64_t(p)), want.slabs[p])) << "slab of page " << p;
 }
 
 class Recurrent : public ::testing::TestWithParam<Kind> {
@@ -242,8 +245,9 @@ TEST_P(Recurrent, AForkAndAResumedTextGoOnAlike) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Linear, Recurrent,
-                         ::testing::Values(Kind{"linear_attention", 0, false, true}, Kind{"simple_gla", 1, false, false}, Kind{"gla", 2, false, false},
-                                           Kind{"delta", 0, true, false}, Kind{"gated_delta", 1, true, false}, Kind{"kda", 2, true, false}),
+                         ::testing::Values(Kind{"linear_attention", 0, false, true}, Kind{"simple_gla", 1, false, false},
+                                           Kind{"gla", 2, false, false}, Kind{"delta", 0, true, false}, Kind{"gated_delta", 1, true, false},
+                                           Kind{"kda", 2, true, false}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
