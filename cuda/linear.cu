@@ -3,9 +3,10 @@
 // not mix, so a block has its part of S in shared memory, from the slab it begins with to the last page that fills. The scores of a page
 // are made anew by each of a head's blocks, in tiles of 16 rows at multiples of 16:
 //
-//   keys    64 × K     rows 0 .. of the page                          near, far   16 × K   q and k of the tile, times scale or −β, and with the
-//   decayed 64 × K     keys times the decay up to the tile                                 decay from the tile's begin (near) or the page's (far)
-//   P, A    16 × 64    scores with q and with k                       u, S        64, K × columns
+//   keys, decayed   64 × K      rows 0 .. of the page, and the same times the decay up to the tile
+//   near, far       16 × K      q and k of the tile, times scale or −β, and with the decay from the tile's (near) or the page's begin
+//   P, A            16 × 64     scores with q and with k
+//   u, S            64, K × columns
 //
 // A decay between two rows is the exponential of the sum of what lies between them (ops/linear.h). A row's sums are chains in ascending
 // order whatever rows are new, so its bits do not depend on how the step was cut. Thread (x, y) of 32 × 8 has value x of rows y and y + 8.
@@ -286,7 +287,8 @@ FOLIO_DEVICE void walk_page(const Block& b, const Part& p) {
   }
 }
 
-// The first token from `t` on that is (`same`) or is not one of the run that began at token `first`, if it goes on; tokens, if there is none.
+// The first token from `t` on that is (`same`) or is not one of the run that began at token `first`, if it goes on; tokens, if there is
+// none.
 FOLIO_DEVICE int find(const Args& a, int sequence, int t, int first, bool same) {
   int at = a.tokens;
   for (int i = t + int(threadIdx.x); i < a.tokens && at == a.tokens; i += threads) {

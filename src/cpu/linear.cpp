@@ -32,7 +32,10 @@ void Walk::inputs(LinearPage& p, const Piece& piece, int64_t h) const {
   p.k = head(op_.k, group), p.k_stride = op_.k.stride[0];
   p.v = head(op_.v, h), p.v_stride = op_.v.stride[0];
   p.o = head(op_.o, h), p.o_stride = op_.o.stride[0];
-  p.decay = !op_.g.present() ? LinearPage::none : op_.constant() ? LinearPage::constant : op_.channels() ? LinearPage::channel : LinearPage::scalar;
+  p.decay = !op_.g.present() ? LinearPage::none
+            : op_.constant() ? LinearPage::constant
+            : op_.channels() ? LinearPage::channel
+                             : LinearPage::scalar;
   if (p.decay == LinearPage::constant) p.rate = op_.g.at<float>()[h];
   else if (op_.g.present()) p.g = head(op_.g, h), p.g_stride = op_.g.stride[0];
   if (op_.beta.present()) p.beta = head(op_.beta, h), p.beta_stride = op_.beta.stride[0];

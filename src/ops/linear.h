@@ -58,17 +58,21 @@ struct Linear {
     const int64_t T = q.dim(0), G = q.dim(1), H = v.dim(1), K = q.dim(2), V = v.dim(2);
     check(!g.present() || (g.type == F32 && (g.shape == Shape{H} || g.shape == Shape({T, H}) || g.shape == Shape({T, H, K}))),
           "linear: v is ", v.shape.text(), ", g ", g.shape.text());
-    check(!beta.present() || (beta.type == F32 && beta.shape == Shape({T, H})), "linear: v is ", v.shape.text(), ", beta ", beta.shape.text());
+    check(!beta.present() || (beta.type == F32 && beta.shape == Shape({T, H})), "linear: v is ", v.shape.text(), ", beta ",
+          beta.shape.text());
     check(!beta.present() || !z.present(), "linear: the delta rule knows no normaliser");
-    check(page.type == I32 && slab.type == I32 && page.rank() == 2 && slab.shape == page.shape && seq.type == I32 && seq.shape == Shape{T} &&
-          pos.type == I32 && pos.shape == Shape{T}, "linear: page is ", page.shape.text(), ", slab ", slab.shape.text(), ", seq ", seq.shape.text());
+    check(page.type == I32 && slab.type == I32 && page.rank() == 2 && slab.shape == page.shape && seq.type == I32 &&
+              seq.shape == Shape{T} && pos.type == I32 && pos.shape == Shape{T},
+          "linear: page is ", page.shape.text(), ", slab ", slab.shape.text(), ", seq ", seq.shape.text());
     const int64_t N = rows_k.dim(0), M = S.dim(0);
-    check(rows_k.type == F32 && rows_u.type == F32 && rows_k.shape == Shape({N, page_tokens, G, K}) && rows_u.shape == Shape({N, page_tokens, H, V}),
+    check(rows_k.type == F32 && rows_u.type == F32 && rows_k.shape == Shape({N, page_tokens, G, K}) &&
+              rows_u.shape == Shape({N, page_tokens, H, V}),
           "linear: rows of k are ", rows_k.shape.text(), ", of u ", rows_u.shape.text());
     check(rows_g.present() == (g.present() && !constant()) &&
-          (!rows_g.present() || (rows_g.type == F32 && rows_g.shape == Shape({N, page_tokens, H, channels() ? K : 1}))), "linear: rows of g are ",
-          rows_g.present() ? rows_g.shape.text() : "absent");
-    check(S.type == F32 && S.shape == Shape({M, H, K, V}) && (!z.present() || (z.type == F32 && z.shape == Shape({M, H, K}))), "linear: S is ", S.shape.text());
+              (!rows_g.present() || (rows_g.type == F32 && rows_g.shape == Shape({N, page_tokens, H, channels() ? K : 1}))),
+          "linear: rows of g are ", rows_g.present() ? rows_g.shape.text() : "absent");
+    check(S.type == F32 && S.shape == Shape({M, H, K, V}) && (!z.present() || (z.type == F32 && z.shape == Shape({M, H, K}))),
+          "linear: S is ", S.shape.text());
     o = Tensor::of(F32, {T, H, V});
   }
 
@@ -116,7 +120,8 @@ struct Linear {
     for (int64_t done = 0; done < run.count;) {
       const Piece piece = piece_at(run, done);
       if (done == 0) remember(m, run, piece, h, group);
-      for (int64_t row = piece.from; row < piece.to; ++row, ++done) token(m, piece.first + row - piece.from, rows[piece.page], row, h, group);
+      for (int64_t row = piece.from; row < piece.to; ++row, ++done)
+        token(m, piece.first + row - piece.from, rows[piece.page], row, h, group);
       if (!piece.fills() || slabs[piece.page] < 0) continue;
       for (int64_t c = 0; c < K; ++c) {
         float* to = S.row<float>((slabs[piece.page] * heads() + h) * K + c);
@@ -142,7 +147,8 @@ struct Linear {
   }
   void token(Memory& m, int64_t t, int64_t id, int64_t row, int64_t h, int64_t group) const {
     const int64_t K = q.dim(2), V = v.dim(2);
-    const float *key = k.row<float>(t * k.dim(1) + group), *query = q.row<float>(t * q.dim(1) + group), *value = v.row<float>(t * heads() + h);
+    const float *key = k.row<float>(t * k.dim(1) + group), *query = q.row<float>(t * q.dim(1) + group),
+                *value = v.row<float>(t * heads() + h);
     std::vector<float> u(value, value + V);
     for (int64_t e = 0; beta.present() && e < V; ++e) {
       double foretold = 0;

@@ -90,7 +90,8 @@ Linear linear(Inputs& in, const Wish& wish) {
   auto written = [&](int64_t row) {   // whether it holds an earlier token of a page that a run goes on in
     for (int64_t b = 0; b < B; ++b) {
       const Part part = wish.parts[size_t(b)];
-      if (part.count > 0 && at.page[size_t(b * at.most + part.pos / page_tokens)] == row / page_tokens) return row % page_tokens < part.pos % page_tokens;
+      if (part.count > 0 && at.page[size_t(b * at.most + part.pos / page_tokens)] == row / page_tokens)
+        return row % page_tokens < part.pos % page_tokens;
     }
     return false;
   };
@@ -99,8 +100,14 @@ Linear linear(Inputs& in, const Wish& wish) {
     return t;
   };
   auto keys = [&](const Shape& shape) { return positive(wish.delta ? unit_rows(in, shape) : in.normal(shape)); };
-  Linear op{.q = positive(in.normal({T, G, K})), .k = keys({T, G, K}), .v = in.normal({T, H, V}), .page = in.ints({B, at.most}, at.page),
-            .slab = in.ints({B, at.most}, at.slab), .seq = in.ints({T}, at.seq), .pos = in.ints({T}, at.pos), .scale = 1 / std::sqrt(float(K))};
+  Linear op{.q = positive(in.normal({T, G, K})),
+            .k = keys({T, G, K}),
+            .v = in.normal({T, H, V}),
+            .page = in.ints({B, at.most}, at.page),
+            .slab = in.ints({B, at.most}, at.slab),
+            .seq = in.ints({T}, at.seq),
+            .pos = in.ints({T}, at.pos),
+            .scale = 1 / std::sqrt(float(K))};
   auto decays = [&](const Shape& shape) { return in.uniform(-wish.strength, 0, shape); };
   if (wish.decay == Decay::constant) op.g = decays({H});
   if (wish.decay == Decay::scalar) op.g = decays({T, H});
@@ -148,24 +155,40 @@ std::vector<float> rows_with(const std::vector<float>& first, size_t row) {   //
 // Three tokens of the gated delta rule, decays 1, ½ and 1.
 void known_delta(CaseList<Linear>& list) {
   const std::vector<float> k = {1, 0, 0.6f, 0.8f, 0, 1}, u = {1, 2, 1, 0, 0, 4}, g = {0, std::log(0.5f), 0};
-  const Linear op{.q = list.values({3, 1, 2}, {1, 1, 1, -1, 0, 2}), .k = list.values({3, 1, 2}, k),
-                  .v = list.values({3, 1, 2}, {2, 4, 1.3f, 0.6f, 0.8f, 2}), .g = list.values({3, 1}, g),
-                  .beta = list.values({3, 1}, {0.5f, 1, 2}), .page = list.ints({1, 1}, {0}), .slab = list.ints({1, 1}, {0}),
-                  .seq = list.ints({3}, {0, 0, 0}), .pos = list.ints({3}, {0, 1, 2}),
-                  .rows_k = list.values({1, 64, 1, 2}, std::vector<float>(128)), .rows_u = list.values({1, 64, 1, 2}, std::vector<float>(128)),
-                  .rows_g = list.values({1, 64, 1, 1}, std::vector<float>(64)), .S = list.values({1, 1, 2, 2}, {9, 9, 9, 9}), .scale = 0.5f};
+  const Linear op{.q = list.values({3, 1, 2}, {1, 1, 1, -1, 0, 2}),
+                  .k = list.values({3, 1, 2}, k),
+                  .v = list.values({3, 1, 2}, {2, 4, 1.3f, 0.6f, 0.8f, 2}),
+                  .g = list.values({3, 1}, g),
+                  .beta = list.values({3, 1}, {0.5f, 1, 2}),
+                  .page = list.ints({1, 1}, {0}),
+                  .slab = list.ints({1, 1}, {0}),
+                  .seq = list.ints({3}, {0, 0, 0}),
+                  .pos = list.ints({3}, {0, 1, 2}),
+                  .rows_k = list.values({1, 64, 1, 2}, std::vector<float>(128)),
+                  .rows_u = list.values({1, 64, 1, 2}, std::vector<float>(128)),
+                  .rows_g = list.values({1, 64, 1, 1}, std::vector<float>(64)),
+                  .S = list.values({1, 1, 2, 2}, {9, 9, 9, 9}),
+                  .scale = 0.5f};
   list.known(op, {list.values({3, 1, 2}, {0.5f, 1, 0.15f, 0.5f, 0.8f, 4}), list.values({1, 64, 1, 2}, rows_with(k, 0)),
-                  list.values({1, 64, 1, 2}, rows_with(u, 0)), list.values({1, 64, 1, 1}, rows_with(g, 0)), list.values({1, 1, 2, 2}, {9, 9, 9, 9})});
+                  list.values({1, 64, 1, 2}, rows_with(u, 0)), list.values({1, 64, 1, 1}, rows_with(g, 0)),
+                  list.values({1, 1, 2, 2}, {9, 9, 9, 9})});
 }
 
 // The last token of the second page, the rows before it empty; it fills the page. And one of padding.
 void known_slab(CaseList<Linear>& list) {
   std::vector<float> k(128), u(128);
   k[126] = 1, k[127] = 2, u[126] = 3, u[127] = 5;
-  const Linear op{.q = list.values({2, 1, 2}, {1, 1, 7, 7}), .k = list.values({2, 1, 2}, {1, 2, 7, 7}), .v = list.values({2, 1, 2}, {3, 5, 7, 7}),
-                  .page = list.ints({1, 2}, {-1, 0}), .slab = list.ints({1, 2}, {1, 0}), .seq = list.ints({2}, {0, -1}), .pos = list.ints({2}, {127, 0}),
-                  .rows_k = list.values({1, 64, 1, 2}, std::vector<float>(128)), .rows_u = list.values({1, 64, 1, 2}, std::vector<float>(128)),
-                  .S = list.values({2, 1, 2, 2}, {0, 0, 0, 0, 1, 0, 0, 2}), .z = list.values({2, 1, 2}, {0, 0, 1, 1})};
+  const Linear op{.q = list.values({2, 1, 2}, {1, 1, 7, 7}),
+                  .k = list.values({2, 1, 2}, {1, 2, 7, 7}),
+                  .v = list.values({2, 1, 2}, {3, 5, 7, 7}),
+                  .page = list.ints({1, 2}, {-1, 0}),
+                  .slab = list.ints({1, 2}, {1, 0}),
+                  .seq = list.ints({2}, {0, -1}),
+                  .pos = list.ints({2}, {127, 0}),
+                  .rows_k = list.values({1, 64, 1, 2}, std::vector<float>(128)),
+                  .rows_u = list.values({1, 64, 1, 2}, std::vector<float>(128)),
+                  .S = list.values({2, 1, 2, 2}, {0, 0, 0, 0, 1, 0, 0, 2}),
+                  .z = list.values({2, 1, 2}, {0, 0, 1, 1})};
   list.known(op, {list.values({2, 1, 2}, {2, 3.4f, 0, 0}), list.values({1, 64, 1, 2}, k), list.values({1, 64, 1, 2}, u),
                   list.values({2, 1, 2, 2}, {4, 5, 6, 12, 1, 0, 0, 2}), list.values({2, 1, 2}, {2, 3, 1, 1})});
 }
@@ -180,8 +203,14 @@ CASES(Linear) {
     for (bool delta : {false, true}) {
       put_case(*this, {.parts = {{0, 7}}, .decay = decay, .delta = delta});
       put_case(*this, {.parts = {{0, 129}}, .decay = decay, .delta = delta});
-      put_case(*this, {.parts = {{101, 65}, {64, 1}, {130, 62}, {0, 64}, {191, 1}}, .groups = 2, .heads = 4, .keys = 24, .width = 40, .padding = 3,
-                  .decay = decay, .delta = delta});
+      put_case(*this, {.parts = {{101, 65}, {64, 1}, {130, 62}, {0, 64}, {191, 1}},
+                       .groups = 2,
+                       .heads = 4,
+                       .keys = 24,
+                       .width = 40,
+                       .padding = 3,
+                       .decay = decay,
+                       .delta = delta});
     }
   for (int T : {1, 7, 64, 65}) put_case(*this, {.parts = {{0, T}}, .delta = true});
   for (int pos : {1, 40, 63, 64, 100, 127}) put_case(*this, {.parts = {{pos, 1}, {pos + 64, 3}}, .delta = pos % 2 == 0});

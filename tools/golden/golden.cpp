@@ -80,7 +80,11 @@ void l2norm(Rows& rows) {
 }
 
 Text::Text(int64_t sequences, int64_t tokens, int64_t begin, std::mt19937_64& random)
-    : sequences(sequences), tokens(tokens), begin(begin), most((begin + tokens + page_tokens - 1) / page_tokens), pools(sequences * most + 2) {
+    : sequences(sequences),
+      tokens(tokens),
+      begin(begin),
+      most((begin + tokens + page_tokens - 1) / page_tokens),
+      pools(sequences * most + 2) {
   for (std::vector<int32_t>* table : {&page, &slab}) {
     table->resize(size_t(pools));
     std::iota(table->begin(), table->end(), 0);
@@ -118,8 +122,8 @@ std::vector<Step> in_pieces(const Text& text, std::mt19937_64& random) {
 
 Tensor rows_of(Memory& memory, const Rows& rows, const Text& text, const Step& step) {
   const auto width = size_t(rows.row.count());
-  check(rows.numbers.size() == size_t(text.sequences * text.tokens) * width, "golden: an input has ", rows.numbers.size(), " numbers, expected ",
-        text.sequences * text.tokens, " times ", width);
+  check(rows.numbers.size() == size_t(text.sequences * text.tokens) * width, "golden: an input has ", rows.numbers.size(),
+        " numbers, expected ", text.sequences * text.tokens, " times ", width);
   std::vector<float> numbers(step.seq.size() * width);
   for (size_t i = 0; i < step.seq.size(); ++i) {
     if (step.seq[i] < 0) continue;

@@ -35,10 +35,12 @@ struct Pools {
 
 Pools make_pools(Memory& memory, const Setting& s, const Text& text) {
   const int64_t N = text.pools, H = s.heads(), K = s.keys(), V = s.width();
-  Pools p{.k = memory.zeros(F32, {N, page_tokens, s.groups(), K}), .u = memory.zeros(F32, {N, page_tokens, H, V}), .g = {}, .S = {}, .z = {}};
+  Pools p{
+      .k = memory.zeros(F32, {N, page_tokens, s.groups(), K}), .u = memory.zeros(F32, {N, page_tokens, H, V}), .g = {}, .S = {}, .z = {}};
   if (s.g.row.rank > 0) p.g = memory.zeros(F32, {N, page_tokens, H, s.g.row.rank == 2 ? K : 1});
   const auto states = size_t(text.sequences * H * K);
-  check(s.S0.size() == states * size_t(V) && (s.z0.empty() || s.z0.size() == states) && (s.constant.empty() || s.constant.size() == size_t(H)),
+  check(s.S0.size() == states * size_t(V) && (s.z0.empty() || s.z0.size() == states) &&
+            (s.constant.empty() || s.constant.size() == size_t(H)),
         "golden: the state before the text is not of ", text.sequences, " sequences, ", H, " heads, ", K, " times ", V);
   // The state before the text is the slab of page 0.
   std::vector<float> S(size_t(N * H * K * V)), z(size_t(N * H * K));
@@ -54,7 +56,8 @@ Pools make_pools(Memory& memory, const Setting& s, const Text& text) {
 
 // The state behind the last token: the slab of the last full page, and the rows of the page that is not.
 void final_state(const Memory& memory, const Setting& s, const Text& text, const Pools& pools, Outcome& out) {
-  const int64_t H = s.heads(), G = s.groups(), K = s.keys(), V = s.width(), full = text.end() / page_tokens, rest = text.end() % page_tokens;
+  const int64_t H = s.heads(), G = s.groups(), K = s.keys(), V = s.width(), full = text.end() / page_tokens,
+                rest = text.end() % page_tokens;
   const std::vector<double> S = memory.read(pools.S), k = memory.read(pools.k), u = memory.read(pools.u);
   const std::vector<double> g = pools.g.present() ? memory.read(pools.g) : std::vector<double>();
   const std::vector<double> z = s.normalise ? memory.read(pools.z) : std::vector<double>();
@@ -113,8 +116,17 @@ void feature_map(Rows& rows, const std::string& name) {
 Setting setting_of(const Case& c) {
   const Array v = c.in("v");
   check(v.dims.size() == 4, c.file.path(), ": 'in.v' is ", v.text(), ", expected (B, H, T, D)");
-  Setting s{.q = rows_of(c.in("q")), .k = rows_of(c.in("k")), .v = rows_of(v), .g = {}, .beta = {}, .constant = {}, .S0 = floats(c.in("S0")),
-            .z0 = {}, .scale = float(c.meta("scale")), .sequences = v.dims[0], .tokens = v.dims[2]};
+  Setting s{.q = rows_of(c.in("q")),
+            .k = rows_of(c.in("k")),
+            .v = rows_of(v),
+            .g = {},
+            .beta = {},
+            .constant = {},
+            .S0 = floats(c.in("S0")),
+            .z0 = {},
+            .scale = float(c.meta("scale")),
+            .sequences = v.dims[0],
+            .tokens = v.dims[2]};
   if (c.file.has("in.gk")) s.g = rows_of(c.in("gk"));
   else if (c.file.has("in.g")) s.g = rows_of(c.in("g"));
   if (c.name == "retention" && v.dims[1] <= int64_t(s.g.numbers.size())) {   // γ of a head is the same for every token
@@ -166,9 +178,18 @@ void mamba2_ssd(Case& c) {
         int64_t(bias.numbers.size()) == x.dims[2] && A_log.numbers.size() == bias.numbers.size() && D.numbers.size() == bias.numbers.size(),
         c.file.path(), ": 'in.x' is ", x.text(), ", 'in.h0' ", h0.text(), ", 'in.dt_bias' ", bias.text());
   const int64_t B = x.dims[0], T = x.dims[1], H = x.dims[2], P = x.dims[3], N = h0.dims[3];
-  Setting s{.q = tokens_first(c.in("Cm")), .k = tokens_first(c.in("Bm")), .v = tokens_first(x), .g = tokens_first(c.in("dt_raw")), .beta = {},
-            .constant = {}, .S0 = {}, .z0 = {}, .sequences = B, .tokens = T};
-  check(int64_t(s.g.numbers.size()) == B * T * H, c.file.path(), ": 'in.dt_raw' has ", s.g.numbers.size(), " numbers, expected ", B * T * H);
+  Setting s{.q = tokens_first(c.in("Cm")),
+            .k = tokens_first(c.in("Bm")),
+            .v = tokens_first(x),
+            .g = tokens_first(c.in("dt_raw")),
+            .beta = {},
+            .constant = {},
+            .S0 = {},
+            .z0 = {},
+            .sequences = B,
+            .tokens = T};
+  check(int64_t(s.g.numbers.size()) == B * T * H, c.file.path(), ": 'in.dt_raw' has ", s.g.numbers.size(), " numbers, expected ",
+        B * T * H);
   for (int64_t i = 0; i < B * T * H; ++i) {
     const auto h = size_t(i % H);
     const double dt = softplus(double(s.g.numbers[size_t(i)]) + bias.numbers[h]);

@@ -108,7 +108,8 @@ Npz::Npz(const std::string& path) : path_(path), file_(read_file(path)) {
     check(end - at - entry_bytes >= rest, path, ": the zip directory is damaged");
     std::string name(file.substr(at + entry_bytes, name_bytes));
     const size_t bytes = little(file, at + 24, 4), local = little(file, at + 42, 4);
-    check(little(file, at + 10, 2) == 0 && little(file, at + 20, 4) == bytes, path, ": '", name, "' is compressed; numpy.savez stores plainly");
+    check(little(file, at + 10, 2) == 0 && little(file, at + 20, 4) == bytes, path, ": '", name,
+          "' is compressed; numpy.savez stores plainly");
     check(begins(file, local, local_mark, local_bytes), path, ": '", name, "' lies outside the file");
     const size_t data = local + local_bytes + little(file, local + 26, 2) + little(file, local + 28, 2);
     check(data <= file.size() && file.size() - data >= bytes, path, ": '", name, "' lies outside the file");

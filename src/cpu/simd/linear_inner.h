@@ -94,7 +94,8 @@ void linear_turn(const float* from, int64_t from_stride, int count, int width, f
 
 // sums += a · b, rows of a `a_stride` apart, a row of the panel b every `b_stride`.
 template <int R>
-FOLIO_INLINE void linear_add(Vec (&sums)[R][linear_vectors], const float* a, int64_t a_stride, int depth, const float* b, int64_t b_stride) {
+FOLIO_INLINE void linear_add(Vec (&sums)[R][linear_vectors], const float* a, int64_t a_stride, int depth, const float* b,
+                             int64_t b_stride) {
   constexpr int lanes = Vec::lanes, N = linear_vectors;
   for (int d = 0; d < depth; ++d, b += b_stride) {
     Vec x[N];
@@ -145,7 +146,8 @@ void linear_gather(const LinearWork& w) {
     const float* value = fresh ? p.v + i * p.v_stride : p.rows_u + row * p.rows_u_stride;
     const Vec by = splat(fresh && p.beta ? p.beta[i * p.beta_stride] : 1);
     for (int at = 0; at < w.across; at += lanes)
-      store(w.u + int64_t(at / linear_panel) * 64 * linear_panel + row * linear_panel + at % linear_panel, linear_load(value, at, p.V) * by);
+      store(w.u + int64_t(at / linear_panel) * 64 * linear_panel + row * linear_panel + at % linear_panel,
+            linear_load(value, at, p.V) * by);
   }
   for (int row = p.to; row < last; ++row) linear_copy(w.keys + row * w.wide, w.keys, 0, w.wide);
 }
@@ -426,11 +428,14 @@ void linear_panel_of(const LinearWork& w, int at, bool apart) {
   const int64_t stride = apart ? p.S_stride : linear_panel;
   if (!apart) {
     for (int c = 0; p.S && c < p.K; ++c)
-      for (int n = 0; n < linear_panel; n += Vec::lanes) store(packed + c * linear_panel + n, linear_load(p.S + c * p.S_stride, at + n, p.V));
+      for (int n = 0; n < linear_panel; n += Vec::lanes)
+        store(packed + c * linear_panel + n, linear_load(p.S + c * p.S_stride, at + n, p.V));
     for (int row = p.from; !p.S && row < p.to; ++row)
       for (int n = 0; n < linear_panel; n += Vec::lanes) store(o + row * linear_panel + n, zero());
     if (p.S)
-      linear_tiles(p.from, p.to, [&](int row) { linear_fetch(w, row, at), linear_state<linear_tile>(w, row, S, u, o); }, [&](int row) { linear_state<1>(w, row, S, u, o); });
+      linear_tiles(
+          p.from, p.to, [&](int row) { linear_fetch(w, row, at), linear_state<linear_tile>(w, row, S, u, o); },
+          [&](int row) { linear_state<1>(w, row, S, u, o); });
   }
   linear_tiles(p.from, p.to, [&](int row) { linear_within<linear_tile>(w, row, u, o); }, [&](int row) { linear_within<1>(w, row, u, o); });
   for (int row = p.from; row < p.to; ++row)
@@ -440,7 +445,8 @@ void linear_panel_of(const LinearWork& w, int at, bool apart) {
       linear_store(p.rows_u + row * p.rows_u_stride, at + n, p.V, load(u + row * linear_panel + n));
     }
   if (p.S_to)
-    linear_tiles(0, p.K, [&](int c) { linear_fold<linear_tile>(w, c, at, S, stride, u); }, [&](int c) { linear_fold<1>(w, c, at, S, stride, u); });
+    linear_tiles(
+        0, p.K, [&](int c) { linear_fold<linear_tile>(w, c, at, S, stride, u); }, [&](int c) { linear_fold<1>(w, c, at, S, stride, u); });
 }
 
 void linear_page_of(const LinearPage& p) {
