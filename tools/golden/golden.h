@@ -39,6 +39,7 @@ class Case {
 using Check = void (*)(Case&);
 void linear(Case&);         // linear.cpp
 void mamba2_ssd(Case&);
+void log_linear(Case&);     // log_linear.cpp
 
 // Memory of a device, given back at the end.
 class Memory {
