@@ -104,7 +104,9 @@ FOLIO_DEVICE void product(Page& page, int rows, int columns, int depth, A a, B b
   block_sync(here);
 }
 
-FOLIO_DEVICE float* pool_row(const Pool& pool, const Unit& u, int row, int head) { return pool.at + u.rows * pool.page + row * pool.row + head * pool.head; }
+FOLIO_DEVICE float* pool_row(const Pool& pool, const Unit& u, int row, int head) {
+  return pool.at + u.rows * pool.page + row * pool.row + head * pool.head;
+}
 FOLIO_DEVICE float key(const Args& a, const Unit& u, int row, int i) {
   return row < u.from ? pool_row(a.rows_k, u, row, u.group)[i] : a.k[u.token(row) * a.k_token + u.group * a.k_group + i];
 }
@@ -112,7 +114,12 @@ FOLIO_DEVICE float value(const Args& a, const Unit& u, const Page& page, int row
   if (row < u.from) return pool_row(a.rows_u, u, row, u.head)[u.column + e];
   return page.rate[row] * a.v[u.token(row) * a.v_token + u.head * a.v_head + u.column + e];
 }
-FOLIO_DEVICE float query(const Args& a, const Unit& u, int row, int i) { return a.q[u.token(row) * a.q_token + u.group * a.q_group + i]; }
+FOLIO_DEVICE float query(const Args& a, const Unit& u, int row, int i) {
+  return a.q[u.token(row) * a.q_token + u.group * a.q_group + i];
+}
+FOLIO_DEVICE float log_decay(const Args& a, const Unit& u, int row) {
+  return row < u.from ? *pool_row(a.rows_g, u, row, u.head) : a.g[u.token(row) * a.g_token + u.head];
+}
 FOLIO_DEVICE float weight(const Args& a, const Unit& u, int row, int level) {
   return level < a.levels ? a.lambda[u.token(row) * a.lambda_token + u.head * a.lambda_head + level] : 0;
 }
@@ -151,7 +158,7 @@ FOLIO_DEVICE void begin(const Args& a, const Unit& u, int number, const int32_t*
 FOLIO_DEVICE void gather(const Args& a, const Unit& u, Page& page) {
   if (threadIdx.x == 0)
     for (int row = 0; row < u.to; ++row) {
-      page.b[row] = (row > 0 ? page.b[row - 1] : 0) + (row < u.from ? *pool_row(a.rows_g, u, row, u.head) : a.g[u.token(row) * a.g_token + u.head]);
+      page.b[row] = (row > 0 ? page.b[row - 1] : 0) + log_decay(a, u, row);
       page.rate[row] = row >= u.from && a.beta ? a.beta[u.token(row) * a.beta_token + u.head] : 1;
     }
   block_sync();
@@ -162,13 +169,14 @@ FOLIO_DEVICE void gather(const Args& a, const Unit& u, Page& page) {
   }
   for (int i = int(threadIdx.x); u.leads && u.head % a.share == 0 && i < n * a.K; i += threads)
     pool_row(a.rows_k, u, u.from + i / a.K, u.group)[i % a.K] = key(a, u, u.from + i / a.K, i % a.K);
-  for (int i = int(threadIdx.x); u.leads && i < n; i += threads) *pool_row(a.rows_g, u, u.from + i, u.head) = a.g[u.token(u.from + i) * a.g_token + u.head];
+  for (int i = int(threadIdx.x); u.leads && i < n; i += threads) *pool_row(a.rows_g, u, u.from + i, u.head) = log_decay(a, u, u.from + i);
 }
 
 // Rows of X and w: a thread has whole columns of them, so it waits for nobody.
 FOLIO_DEVICE void solve(const Args& a, const Unit& u, Page& page, float* x, float* p) {
   const int joined = P + a.K;
-  product<false, true>(page, u.to - u.from, u.to, a.K, [&](int r, int d) { return key(a, u, u.from + r, d); }, [&](int d, int s) { return key(a, u, s, d); },
+  product<false, true>(page, u.to - u.from, u.to, a.K, [&](int r, int d) { return key(a, u, u.from + r, d); },
+                       [&](int d, int s) { return key(a, u, s, d); },
                        [&](int r, int s, float dot) {
                          const int t = u.from + r;
                          p[r * P + s] = s < t ? page.rate[t] * dot * expf(float(page.b[t] - page.b[s])) : 0;
@@ -191,13 +199,16 @@ FOLIO_DEVICE void outputs(const Args& a, const Unit& u, Page& page, const Scratc
   const int n = u.to - u.from, joined = P + a.K;
   float *p = own + at.p, *y = own + at.y;
   const float* x = own + at.x;
-  product<false, true>(page, n, u.to, a.K, [&](int r, int d) { return query(a, u, u.from + r, d); }, [&](int d, int s) { return key(a, u, s, d); },
+  product<false, true>(page, n, u.to, a.K, [&](int r, int d) { return query(a, u, u.from + r, d); },
+                       [&](int d, int s) { return key(a, u, s, d); },
                        [&](int r, int s, float dot) {
                          const int t = u.from + r;
-                         p[r * P + s] = s > t ? 0 : dot * expf(float(page.b[t] - page.b[s])) * (a.beta ? 1 : weight(a, u, t, level_of(t, s)));
+                         const float by = a.beta ? 1 : weight(a, u, t, level_of(t, s));
+                         p[r * P + s] = s > t ? 0 : dot * expf(float(page.b[t] - page.b[s])) * by;
                        });
   if (a.beta)
-    product<false, false>(page, n, joined, u.to, [&](int r, int d) { return p[r * P + d]; }, [&](int d, int e) { return x[d * joined + e]; },
+    product<false, false>(page, n, joined, u.to, [&](int r, int d) { return p[r * P + d]; },
+                          [&](int d, int e) { return x[d * joined + e]; },
                           [&](int r, int e, float sum) {
                             const int t = u.from + r;
                             y[r * joined + e] = e >= P ? expf(float(page.b[t])) * query(a, u, t, e - P) - sum
@@ -207,8 +218,8 @@ FOLIO_DEVICE void outputs(const Args& a, const Unit& u, Page& page, const Scratc
   const int inner_row = a.beta ? joined : P;
   float* o = a.o + (int64_t(u.first) * a.heads + u.head) * a.V + u.column;
   const int64_t o_row = int64_t(a.heads) * a.V;
-  product<false, false>(page, n, u.columns, u.to, [&](int r, int d) { return inner[r * inner_row + d]; }, [&](int d, int e) { return value(a, u, page, d, e); },
-                        [&](int r, int e, float sum) { o[r * o_row + e] = sum; });
+  product<false, false>(page, n, u.columns, u.to, [&](int r, int d) { return inner[r * inner_row + d]; },
+                        [&](int d, int e) { return value(a, u, page, d, e); }, [&](int r, int e, float sum) { o[r * o_row + e] = sum; });
   for (int m = 0; m < a.buckets && u.number >> m; ++m) {
     if (!(u.number >> m & 1) || fine + m >= a.levels) continue;
     const Bucket& bucket = page.bucket[m];
@@ -216,9 +227,11 @@ FOLIO_DEVICE void outputs(const Args& a, const Unit& u, Page& page, const Scratc
     product<false, false>(page, n, u.columns, a.K,
                           [&](int r, int d) {
                             const int t = u.from + r;
-                            return weight(a, u, t, fine + m) * decay * (a.beta ? y[r * joined + P + d] : expf(float(page.b[t])) * query(a, u, t, d));
+                            const float reads = a.beta ? y[r * joined + P + d] : expf(float(page.b[t])) * query(a, u, t, d);
+                            return weight(a, u, t, fine + m) * decay * reads;
                           },
-                          [&](int d, int e) { return bucket.S[d * bucket.stride + e]; }, [&](int r, int e, float sum) { o[r * o_row + e] += sum; });
+                          [&](int d, int e) { return bucket.S[d * bucket.stride + e]; },
+                          [&](int r, int e, float sum) { o[r * o_row + e] += sum; });
   }
 }
 
@@ -246,7 +259,8 @@ FOLIO_DEVICE void fold_chain(const Args& a, const Unit& u, Page& page, float* ke
   }
   block_sync();
   const Bucket& to = page.to;
-  product<true, false>(page, a.K, u.columns, P, [&](int i, int s) { return key(a, u, s, i); }, [&](int s, int e) { return page.fold[s] * value(a, u, page, s, e); },
+  product<true, false>(page, a.K, u.columns, P, [&](int i, int s) { return key(a, u, s, i); },
+                       [&](int s, int e) { return page.fold[s] * value(a, u, page, s, e); },
                        [&](int i, int e, float sum) {
                          for (int m = 0; m < j; ++m) sum += page.factor[m] * page.bucket[m].S[i * page.bucket[m].stride + e];
                          to.S[i * to.stride + e] = sum;
@@ -273,16 +287,19 @@ FOLIO_DEVICE void fold_slab(const Args& a, const Unit& u, Page& page, const Scra
     const float* old = newest ? j > 0 ? merged : nullptr : page.bucket[m].S;
     const int64_t old_row = newest ? width : page.bucket[m].stride;
     if (newest)
-      product<false, false>(page, P, u.columns, P, [&](int r, int d) { return x[r * joined + d]; }, [&](int d, int e) { return value(a, u, page, d, e); },
+      product<false, false>(page, P, u.columns, P, [&](int r, int d) { return x[r * joined + d]; },
+                            [&](int d, int e) { return value(a, u, page, d, e); },
                             [&](int r, int e, float sum) { moved[r * width + e] = sum; });
     if (old)
-      product<false, false>(page, P, u.columns, a.K, [&](int r, int d) { return x[r * joined + P + d]; }, [&](int d, int e) { return old[d * old_row + e]; },
+      product<false, false>(page, P, u.columns, a.K, [&](int r, int d) { return x[r * joined + P + d]; },
+                            [&](int d, int e) { return old[d * old_row + e]; },
                             [&](int r, int e, float sum) { moved[r * width + e] = (newest ? moved[r * width + e] : 0) - sum; });
     if (threadIdx.x == 0)
       page.to = id < 0 ? Bucket{own + at.kept + int64_t(m) * a.K * width, width, 0, -1} : Bucket{matrix(a, u, id, m), a.S_row, 0, -1};
     block_sync();
     const Bucket& to = page.to;
-    product<true, false>(page, a.K, u.columns, P, [&](int i, int s) { return key(a, u, s, i); }, [&](int s, int e) { return page.fold[s] * moved[s * width + e]; },
+    product<true, false>(page, a.K, u.columns, P, [&](int i, int s) { return key(a, u, s, i); },
+                         [&](int s, int e) { return page.fold[s] * moved[s * width + e]; },
                          [&](int i, int e, float sum) { to.S[i * to.stride + e] = sum + (old ? decay * old[i * old_row + e] : 0); });
     if (threadIdx.x == 0) page.bucket[m] = to;
   }

@@ -123,7 +123,8 @@ void World::step(const std::vector<Part>& parts) {
   for (const Part& part : parts) T += part.tokens + part.wrong;
   const auto B = int64_t(parts.size());
   LogLinear op = op_;
-  op.page = store.zeros(I32, {B, s_.most}), op.slab = store.zeros(I32, {B, s_.most}), op.seq = store.zeros(I32, {T}), op.pos = store.zeros(I32, {T});
+  op.page = store.zeros(I32, {B, s_.most}), op.slab = store.zeros(I32, {B, s_.most});
+  op.seq = store.zeros(I32, {T}), op.pos = store.zeros(I32, {T});
   Tensor Text::*const fields[] = {&Text::q, &Text::k, &Text::v, &Text::g, &Text::beta, &Text::lambda};
   Tensor LogLinear::*const inputs[] = {&LogLinear::q, &LogLinear::k, &LogLinear::v, &LogLinear::g, &LogLinear::beta, &LogLinear::lambda};
   for (int i = 0; i < 6; ++i) {
@@ -146,9 +147,10 @@ void World::step(const std::vector<Part>& parts) {
     for (int64_t i = 0; i < part.tokens + part.wrong; ++i, ++t) {
       op.seq.at<int32_t>()[t] = int32_t(b), op.pos.at<int32_t>()[t] = int32_t(q.length + i);
       const Text& from = i < part.tokens ? *q.text : *part.other;
-      for (int f = 0; f < 6; ++f)
-        if ((op.*inputs[f]).present())
-          std::memcpy((op.*inputs[f]).slice(t, 1).data, (from.*fields[f]).slice(q.length + i, 1).data, size_t((op.*inputs[f]).slice(0, 1).bytes()));
+      for (int f = 0; f < 6; ++f) {
+        const Tensor& to = op.*inputs[f];
+        if (to.present()) std::memcpy(to.slice(t, 1).data, (from.*fields[f]).slice(q.length + i, 1).data, size_t(to.slice(t, 1).bytes()));
+      }
     }
   }
   auto graph = std::make_unique<Graph>();
@@ -181,13 +183,15 @@ std::vector<float> World::memory(const Sequence& q) const {
         if (!s_.delta || (full >> m & 1)) take(op_.S, id, (h * s_.buckets() + m) * matrix, matrix);
   }
   for (const Tensor* pool : {&op_.rows_k, &op_.rows_u, &op_.rows_g, &op_.rows_w, &op_.rows_x})
-    if (q.length % page_tokens > 0 && pool->present()) take(*pool, q.rows[size_t(full)], 0, q.length % page_tokens * pool->dim(2) * pool->dim(3));
+    if (q.length % page_tokens > 0 && pool->present())
+      take(*pool, q.rows[size_t(full)], 0, q.length % page_tokens * pool->dim(2) * pool->dim(3));
   return all;
 }
 
 void expect_same(const std::vector<float>& got, const std::vector<float>& want, const char* what) {
   ASSERT_EQ(got.size(), want.size()) << what;
-  for (size_t i = 0; i < want.size(); ++i) ASSERT_EQ(std::memcmp(&got[i], &want[i], 4), 0) << what << " " << i << ": " << got[i] << ", expected " << want[i];
+  for (size_t i = 0; i < want.size(); ++i)
+    ASSERT_EQ(std::memcmp(&got[i], &want[i], 4), 0) << what << " " << i << ": " << got[i] << ", expected " << want[i];
 }
 
 class LogLinearText : public ::testing::TestWithParam<bool> {
@@ -297,11 +301,13 @@ TEST_P(LogLinearText, WithWeightsOfOneItIsLinear) {
   Store store;
   Linear base{.q = text.q.slice(0, T), .k = text.k.slice(0, T), .v = text.v.slice(0, T), .g = text.g.slice(0, T)};
   if (s_.delta) base.beta = text.beta.slice(0, T);
-  base.page = store.zeros(I32, {1, 6}), base.slab = store.zeros(I32, {1, 6}), base.seq = store.zeros(I32, {T}), base.pos = store.zeros(I32, {T});
+  base.page = store.zeros(I32, {1, 6}), base.slab = store.zeros(I32, {1, 6});
+  base.seq = store.zeros(I32, {T}), base.pos = store.zeros(I32, {T});
   for (int32_t i = 0; i < 6; ++i) base.page.at<int32_t>()[i] = i, base.slab.at<int32_t>()[i] = -1;
   for (int32_t t = 0; t < T; ++t) base.pos.at<int32_t>()[t] = t;
-  base.rows_k = store.zeros(F32, {6, page_tokens, s_.groups, s_.K}), base.rows_u = store.zeros(F32, {6, page_tokens, s_.heads, s_.V});
-  base.rows_b = store.zeros(F32, {6, page_tokens, s_.heads, 1}), base.S = store.zeros(F32, {1, s_.heads, s_.K, s_.V});
+  base.rows_k = store.zeros(F32, {6, page_tokens, s_.groups, s_.K});
+  base.rows_u = store.zeros(F32, {6, page_tokens, s_.heads, s_.V});
+  base.rows_g = store.zeros(F32, {6, page_tokens, s_.heads, 1}), base.S = store.zeros(F32, {1, s_.heads, s_.K, s_.V});
   base.shape();
   base.o.data = store.bytes(base.o.bytes());
   base.reference(Worker{});

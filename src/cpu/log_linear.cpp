@@ -53,14 +53,19 @@ struct Bucket {
 class Unit {
  public:
   Unit(const LogLinear& op, Worker w)
-      : op_(op), at_(op), inner_(simd().log_linear), own_(reinterpret_cast<float*>(w.scratch) + at_.total * w.index), delta_(op.beta.present()) {}
+      : op_(op), at_(op), inner_(simd().log_linear), own_(reinterpret_cast<float*>(w.scratch) + at_.total * w.index),
+        delta_(op.beta.present()) {}
   // Columns from .. from + columns − 1 of head h; the first of them also writes what all share.
   void walk(const Run& run, int64_t h, int64_t from, int64_t columns);
 
  private:
   float* own(int64_t at) const { return own_ + at; }
-  float* pool_row(const Tensor& pool, int64_t row, int64_t head) const { return pool.row<float>((rows_ * P + row) * pool.dim(2) + head); }
-  float* matrix(int64_t id, int64_t bucket) const { return op_.S.row<float>((id * op_.heads() + h_) * op_.S.dim(2) + bucket * at_.K) + from_; }
+  float* pool_row(const Tensor& pool, int64_t row, int64_t head) const {
+    return pool.row<float>((rows_ * P + row) * pool.dim(2) + head);
+  }
+  float* matrix(int64_t id, int64_t bucket) const {
+    return op_.S.row<float>((id * op_.heads() + h_) * op_.S.dim(2) + bucket * at_.K) + from_;
+  }
   bool leads() const { return from_ == 0; }
   void begin(int64_t page, const int32_t* slabs);
   void gather(const Piece& piece);
@@ -198,8 +203,8 @@ void Unit::outputs(const Piece& piece) {
     for (int64_t i = 0; i < K; ++i) own(at_.read)[r * K + i] = decay * q[r * op_.q.stride[0] + i] - (delta_ ? y[r * J + P + i] : 0);
     for (int64_t s = 0; s <= t; ++s) a[r * a_row + s] *= op_.weight(piece.first + r, h_, LogLinear::level_of(t, s));
   }
-  product(a, a_row, 1, own(at_.u), columns_, op_.o.row<float>(piece.first * op_.heads() + h_) + from_, op_.heads() * at_.V, n, piece.to, columns_,
-          1, false);
+  product(a, a_row, 1, own(at_.u), columns_, op_.o.row<float>(piece.first * op_.heads() + h_) + from_, op_.heads() * at_.V, n, piece.to,
+          columns_, 1, false);
   read_buckets(piece);
 }
 

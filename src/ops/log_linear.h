@@ -56,9 +56,10 @@ struct LogLinear {
   Tensor o;              // [T, H, V] f32; padding puts out 0
 
   void visit(auto& a) {
-    a.in("q", q); a.in("k", k); a.in("v", v); a.in("g", g); a.in("beta", beta); a.in("lambda", lambda); a.in("page", page);
-    a.in("slab", slab); a.in("seq", seq); a.in("pos", pos); a.inout("rows_k", rows_k); a.inout("rows_u", rows_u); a.inout("rows_g", rows_g);
-    a.inout("rows_w", rows_w); a.inout("rows_x", rows_x); a.inout("S", S); a.inout("c", c); a.out("o", o);
+    a.in("q", q); a.in("k", k); a.in("v", v); a.in("g", g); a.in("beta", beta); a.in("lambda", lambda);
+    a.in("page", page); a.in("slab", slab); a.in("seq", seq); a.in("pos", pos);
+    a.inout("rows_k", rows_k); a.inout("rows_u", rows_u); a.inout("rows_g", rows_g); a.inout("rows_w", rows_w); a.inout("rows_x", rows_x);
+    a.inout("S", S); a.inout("c", c); a.out("o", o);
   }
 
   int64_t heads() const { return v.dim(1); }
@@ -66,7 +67,9 @@ struct LogLinear {
   // Buckets that a slab may stand for: with beta those it holds, else as many as a text of `most` pages can have.
   int buckets() const { return beta.present() ? int(S.dim(2) / q.dim(2)) : std::bit_width(uint64_t(page.dim(1))); }
   // λ_t[level] of head h.
-  float weight(int64_t t, int64_t h, int64_t level) const { return level < lambda.dim(2) ? lambda.row<float>(t * heads() + h)[level] : 0; }
+  float weight(int64_t t, int64_t h, int64_t level) const {
+    return level < lambda.dim(2) ? lambda.row<float>(t * heads() + h)[level] : 0;
+  }
   // Of the rows t ≥ s of a page.
   static int level_of(int64_t t, int64_t s) { return std::bit_width(uint64_t(t ^ s)); }
 
@@ -74,13 +77,13 @@ struct LogLinear {
     check(q.type == F32 && k.type == F32 && v.type == F32 && q.rank() == 3 && q.shape == k.shape && v.rank() == 3 && v.dim(0) == q.dim(0) &&
           v.dim(1) % q.dim(1) == 0, "log_linear: q is ", q.shape.text(), ", k ", k.shape.text(), ", v ", v.shape.text());
     const int64_t T = q.dim(0), G = q.dim(1), H = v.dim(1), K = q.dim(2), V = v.dim(2);
-    check(g.type == F32 && g.shape == Shape({T, H}) && (!beta.present() || (beta.type == F32 && beta.shape == g.shape)), "log_linear: v is ",
-          v.shape.text(), ", g ", g.shape.text(), ", beta ", beta.present() ? beta.shape.text() : "absent");
-    check(lambda.type == F32 && lambda.rank() == 3 && lambda.dim(0) == T && lambda.dim(1) == H, "log_linear: v is ", v.shape.text(), ", lambda ",
-          lambda.shape.text(), ", expected [T,H,L]");
-    check(page.type == I32 && slab.type == I32 && page.rank() == 2 && slab.shape == page.shape && seq.type == I32 && seq.shape == Shape{T} &&
-          pos.type == I32 && pos.shape == Shape{T}, "log_linear: page is ", page.shape.text(), ", slab ", slab.shape.text(), ", seq ",
-          seq.shape.text());
+    check(g.type == F32 && g.shape == Shape({T, H}) && (!beta.present() || (beta.type == F32 && beta.shape == g.shape)),
+          "log_linear: v is ", v.shape.text(), ", g ", g.shape.text(), ", beta ", beta.present() ? beta.shape.text() : "absent");
+    check(lambda.type == F32 && lambda.rank() == 3 && lambda.dim(0) == T && lambda.dim(1) == H, "log_linear: v is ", v.shape.text(),
+          ", lambda ", lambda.shape.text(), ", expected [T,H,L]");
+    check(page.type == I32 && slab.type == I32 && page.rank() == 2 && slab.shape == page.shape && seq.type == I32 &&
+          seq.shape == Shape{T} && pos.type == I32 && pos.shape == Shape{T}, "log_linear: page is ", page.shape.text(), ", slab ",
+          slab.shape.text(), ", seq ", seq.shape.text());
     const int64_t N = rows_k.dim(0), M = S.dim(0);
     auto rows = [&](const Tensor& pool, int64_t heads, int64_t width) {
       return pool.type == F32 && pool.shape == Shape({N, page_tokens, heads, width});
@@ -165,10 +168,12 @@ struct LogLinear {
       const int m = std::countr_zero(uint64_t(full));
       if (m >= buckets()) continue;
       const int64_t id = slabs[beta.present() ? piece.page - 1 : full - 1];
-      levels.S[size_t(fine + m)] = beta.present() ? read_matrix(id, h, m * q.dim(2), 1) : read_matrix(id, h, 0, std::exp(levels.c - decay_of(id)));
+      levels.S[size_t(fine + m)] =
+          beta.present() ? read_matrix(id, h, m * q.dim(2), 1) : read_matrix(id, h, 0, std::exp(levels.c - decay_of(id)));
     }
     if (piece.from == 0) return;
-    // After rows 0 … r: a level has Σ_j (k_j e^(b_r − b_j))ᵀ Σ_s x_js u_s of its rows s, an older matrix e^b_r S − Σ_j (k_j e^(b_r − b_j))ᵀ w_j S.
+    // After rows 0 … r, with f_j = k_j e^(b_r − b_j): a level has Σ_j f_jᵀ Σ_s x_js u_s of its rows s, an older matrix is
+    // e^b_r S − Σ_j f_jᵀ w_j S.
     const int64_t K = q.dim(2), V = v.dim(2), last = piece.from - 1;
     const double b = decay_until(rows, last, h);
     for (size_t l = fine; l < levels.S.size(); ++l) {
@@ -209,7 +214,8 @@ struct LogLinear {
   }
   void token(Levels& levels, int64_t t, int64_t row, int64_t h) const {
     const int64_t K = q.dim(2), V = v.dim(2);
-    const float *key = k.row<float>(t * k.dim(1) + group(h)), *query = q.row<float>(t * q.dim(1) + group(h)), *value = v.row<float>(t * heads() + h);
+    const float *key = k.row<float>(t * k.dim(1) + group(h)), *query = q.row<float>(t * q.dim(1) + group(h));
+    const float* value = v.row<float>(t * heads() + h);
     const double decay = std::exp(double(g.row<float>(t)[h])), rate = beta.present() ? beta.row<float>(t)[h] : 0;
     if (row > 0) carry(levels, row);   // a page's first token finds its pages carried already
     for (size_t l = 1; l < levels.S.size(); ++l) {
@@ -243,9 +249,10 @@ struct LogLinear {
     for (int64_t i = 0; i < K; ++i) w[size_t(i)] = rate * std::exp(b) * key[i];
     x[size_t(row)] = 1;
     for (int64_t j = 0; j < row; ++j) {
-      // Rows of this step are in k, not yet in the pool if another head writes them.
-      const float* before = row - j <= t && seq.at<int32_t>()[t - (row - j)] == seq.at<int32_t>()[t] ? k.row<float>((t - (row - j)) * k.dim(1) + group(h))
-                                                                                                : pool_row(rows_k, id, j, group(h));
+      // A row of this step is not yet in the pool if another head writes it.
+      const int64_t its = t - (row - j);
+      const bool fresh = its >= 0 && seq.at<int32_t>()[its] == seq.at<int32_t>()[t];
+      const float* before = fresh ? k.row<float>(its * k.dim(1) + group(h)) : pool_row(rows_k, id, j, group(h));
       double dot = 0;
       for (int64_t i = 0; i < K; ++i) dot += double(key[i]) * before[i];
       dot *= rate * std::exp(b - decay_until(id, j, h));

@@ -85,7 +85,8 @@ struct Builder {
   void earlier_slab(const LogLinear& op, int64_t id, int64_t p) {
     for (int64_t h = 0; h < wish.heads; ++h) {
       for (int m = 0; m < std::max(wish.buckets, 1); ++m)
-        if (wish.buckets == 0 || ((p + 1) >> m & 1)) copy_rows(in.normal({wish.K, wish.V}), op.S, (id * wish.heads + h) * std::max(wish.buckets, 1) + m);
+        if (wish.buckets == 0 || ((p + 1) >> m & 1))
+          copy_rows(in.normal({wish.K, wish.V}), op.S, (id * wish.heads + h) * std::max(wish.buckets, 1) + m);
       if (!op.c.present()) continue;
       // Far on, so that floats alone could not tell how much has decayed since.
       const double sum = -100000 - 0.3 * double(p) - 0.01 * in.random().uniform();
@@ -102,8 +103,9 @@ LogLinear log_linear(Inputs& in, const LogLinearWish& wish) {
   make.tables();
   const auto T = int64_t(make.seq.size()), B = int64_t(wish.lengths.size());
   const double one = 1 / std::sqrt(wish.K);   // keys about as long as normalised ones
-  LogLinear op{.q = in.normal({T, wish.groups, wish.K}), .k = in.normal({T, wish.groups, wish.K}, F32, one), .v = in.normal({T, wish.heads, wish.V}),
-               .g = in.uniform(-0.3, 0, {T, wish.heads}), .lambda = in.uniform(0, 2, {T, wish.heads, wish.levels})};
+  LogLinear op{.q = in.normal({T, wish.groups, wish.K}), .k = in.normal({T, wish.groups, wish.K}, F32, one),
+               .v = in.normal({T, wish.heads, wish.V}), .g = in.uniform(-0.3, 0, {T, wish.heads}),
+               .lambda = in.uniform(0, 2, {T, wish.heads, wish.levels})};
   if (wish.buckets > 0) op.beta = in.uniform(0, 1, {T, wish.heads});
   op.page = in.ints({B, make.most}, make.page);
   op.slab = in.ints({B, make.most}, make.slab);
@@ -138,27 +140,33 @@ static void known_numbers(CaseList<LogLinear>& list) {
   };
   LogLinear op{.q = list.values({3, 1, 1}, {1, 1, 1}), .k = list.values({3, 1, 1}, {1, 1, 1}), .v = list.values({3, 1, 1}, {1, 2, 4}),
                .g = list.values({3, 1}, {0, half, half}), .lambda = list.values({3, 1, 3}, {1, 0, 0, 1, 2, 0, 0.5f, 7, 3}),
-               .page = list.ints({1, 1}, {0}), .slab = list.ints({1, 1}, {-1}), .seq = list.ints({3}, {0, 0, 0}), .pos = list.ints({3}, {0, 1, 2})};
+               .page = list.ints({1, 1}, {0}), .slab = list.ints({1, 1}, {-1}), .seq = list.ints({3}, {0, 0, 0}),
+               .pos = list.ints({3}, {0, 1, 2})};
   const Shape rows = {1, 64, 1, 1}, slab = {1, 1, 1, 1};
-  op.rows_k = numbers(rows, {}), op.rows_u = numbers(rows, {}), op.rows_g = numbers(rows, {}), op.S = numbers(slab, {9}), op.c = numbers({1, 1, 2}, {8});
-  list.known(op, {list.values({3, 1, 1}, {1, 3, 5.75f}), numbers(rows, {1, 1, 1}), numbers(rows, {1, 2, 4}), numbers(rows, {0, half, half}),
-                  numbers(slab, {9}), numbers({1, 1, 2}, {8})});
+  op.rows_k = numbers(rows, {}), op.rows_u = numbers(rows, {}), op.rows_g = numbers(rows, {});
+  op.S = numbers(slab, {9}), op.c = numbers({1, 1, 2}, {8});
+  auto put = [&](std::vector<float> o) {
+    list.known(op, {list.values({3, 1, 1}, o), numbers(rows, {1, 1, 1}), numbers(rows, {1, 2, 4}), numbers(rows, {0, half, half}),
+                    numbers(slab, {9}), numbers({1, 1, 2}, {8})});
+  };
+  put({1, 3, 5.75f});
   op.lambda = list.values({3, 1, 2}, {1, 0, 1, 2, 0.5f, 7});   // level 2 is beyond the table
-  list.known(op, {list.values({3, 1, 1}, {1, 3, 2}), numbers(rows, {1, 1, 1}), numbers(rows, {1, 2, 4}), numbers(rows, {0, half, half}),
-                  numbers(slab, {9}), numbers({1, 1, 2}, {8})});
+  put({1, 3, 2});
   op.lambda = list.values({3, 1, 3}, {1, 0, 0, 1, 2, 0, 0.5f, 7, 3});
   op.beta = list.values({3, 1}, {0.5f, 0.5f, 0.5f}), op.g = numbers({3, 1}, {}), op.c = {};
   op.rows_w = numbers(rows, {}), op.rows_x = numbers({1, 64, 1, 64}, {});
   std::vector<float> x(3 * 64);
   x[0] = 1, x[64] = -0.5f, x[65] = 1, x[128] = -0.25f, x[129] = -0.5f, x[130] = 1;
-  list.known(op, {list.values({3, 1, 1}, {0.5f, 1.5f, 2.875f}), numbers(rows, {1, 1, 1}), numbers(rows, {0.5f, 1, 2}), numbers(rows, {}),
-                  numbers(rows, {0.5f, 0.25f, 0.125f}), numbers({1, 64, 1, 64}, x), numbers(slab, {9})});
+  list.known(op, {list.values({3, 1, 1}, {0.5f, 1.5f, 2.875f}), numbers(rows, {1, 1, 1}), numbers(rows, {0.5f, 1, 2}),
+                  numbers(rows, {}), numbers(rows, {0.5f, 0.25f, 0.125f}), numbers({1, 64, 1, 64}, x), numbers(slab, {9})});
   // The 129th token: bucket 1, that of both pages, made at the end of the second.
-  op = {.q = list.values({1, 1, 1}, {2}), .k = list.values({1, 1, 1}, {1}), .v = list.values({1, 1, 1}, {3}), .g = list.values({1, 1}, {half}),
-        .lambda = list.values({1, 1, 9}, {1, 5, 5, 5, 5, 5, 5, 7, 3}), .page = list.ints({1, 3}, {-1, -1, 0}), .slab = list.ints({1, 3}, {-1, 0, -1}),
-        .seq = list.ints({1}, {0}), .pos = list.ints({1}, {128})};
-  op.rows_k = numbers(rows, {}), op.rows_u = numbers(rows, {}), op.rows_g = numbers(rows, {}), op.S = numbers(slab, {2}), op.c = numbers({1, 1, 2}, {-5});
-  list.known(op, {list.values({1, 1, 1}, {12}), numbers(rows, {1}), numbers(rows, {3}), numbers(rows, {half}), numbers(slab, {2}), numbers({1, 1, 2}, {-5})});
+  op = {.q = list.values({1, 1, 1}, {2}), .k = list.values({1, 1, 1}, {1}), .v = list.values({1, 1, 1}, {3}),
+        .g = list.values({1, 1}, {half}), .lambda = list.values({1, 1, 9}, {1, 5, 5, 5, 5, 5, 5, 7, 3}),
+        .page = list.ints({1, 3}, {-1, -1, 0}), .slab = list.ints({1, 3}, {-1, 0, -1}), .seq = list.ints({1}, {0}), .pos = list.ints({1}, {128})};
+  op.rows_k = numbers(rows, {}), op.rows_u = numbers(rows, {}), op.rows_g = numbers(rows, {});
+  op.S = numbers(slab, {2}), op.c = numbers({1, 1, 2}, {-5});
+  list.known(op, {list.values({1, 1, 1}, {12}), numbers(rows, {1}), numbers(rows, {3}), numbers(rows, {half}), numbers(slab, {2}),
+                  numbers({1, 1, 2}, {-5})});
 }
 
 CASES(LogLinear) {

@@ -30,7 +30,8 @@ struct Pools {
 Pools make_pools(Memory& memory, const Setting& s, const Text& text) {
   const int64_t N = text.pools, H = s.heads(), K = s.keys();
   Pools p{.k = memory.zeros(F32, {N, page_tokens, s.groups(), K}), .u = memory.zeros(F32, {N, page_tokens, H, s.width()}),
-          .g = memory.zeros(F32, {N, page_tokens, H, 1}), .w = {}, .x = {}, .S = memory.zeros(F32, {N, H, s.buckets() * K, s.width()}), .c = {}};
+          .g = memory.zeros(F32, {N, page_tokens, H, 1}), .w = {}, .x = {},
+          .S = memory.zeros(F32, {N, H, s.buckets() * K, s.width()}), .c = {}};
   if (s.delta()) p.w = memory.zeros(F32, {N, page_tokens, H, K}), p.x = memory.zeros(F32, {N, page_tokens, H, page_tokens});
   else p.c = memory.zeros(F32, {N, H, 2});
   return p;
@@ -52,8 +53,10 @@ class Levels {
     const double end = decay(b, h, last_);
     if (m < 0) {
       for (int64_t r = 0; r <= last_; ++r)
-        for (int64_t j = r; LogLinear::level_of(last_, r) == l && j <= last_; ++j)
-          for (int64_t e = 0; e < V; ++e) outer(to, b, h, j, end, e, (s_.delta() ? x_[row(b, h, j, page_tokens) + size_t(r)] : j == r) * u_[row(b, h, r, V) + size_t(e)]);
+        for (int64_t j = r; LogLinear::level_of(last_, r) == l && j <= last_; ++j) {
+          const double x = s_.delta() ? x_[row(b, h, j, page_tokens) + size_t(r)] : j == r;
+          for (int64_t e = 0; x != 0 && e < V; ++e) outer(to, b, h, j, end, e, x * u_[row(b, h, r, V) + size_t(e)]);
+        }
     } else if (page_ >> m & 1) {
       const int64_t full = page_ >> m << m, id = slab(b, s_.delta() ? page_ : full);
       const double by = s_.delta() ? 1 : std::exp(until(b, h, page_) - until(b, h, full));
@@ -87,7 +90,8 @@ class Levels {
   void outer(std::vector<double>& to, int64_t b, int64_t h, int64_t j, double end, int64_t e, double u) const {
     const double by = u * std::exp(end - decay(b, h, j));
     const int64_t K = s_.keys(), page = text_.page[size_t(b * text_.most + page_)], group = h / (s_.heads() / s_.groups());
-    for (int64_t i = 0; i < K; ++i) to[size_t(i * s_.width() + e)] += by * k_[size_t(((page * page_tokens + j) * s_.groups() + group) * K + i)];
+    const auto key = size_t(((page * page_tokens + j) * s_.groups() + group) * K);
+    for (int64_t i = 0; i < K; ++i) to[size_t(i * s_.width() + e)] += by * k_[key + size_t(i)];
   }
   const Setting& s_;
   const Text& text_;
@@ -139,8 +143,8 @@ Rows cut(const Rows& lambda, int64_t levels) {
 void log_linear(Case& c) {
   const Array v = c.in("v"), states = c.file.read("out.level_states");
   check(v.dims.size() == 4 && states.dims.size() == 5, c.file.path(), ": 'in.v' is ", v.text(), ", 'out.level_states' ", states.text());
-  Setting s{.q = rows_of(c.in("q")), .k = rows_of(c.in("k")), .v = rows_of(v), .g = rows_of(c.in("g")), .beta = {}, .lambda = rows_of(c.in("lam")),
-            .sequences = v.dims[0], .tokens = v.dims[2]};
+  Setting s{.q = rows_of(c.in("q")), .k = rows_of(c.in("k")), .v = rows_of(v), .g = rows_of(c.in("g")), .beta = {},
+            .lambda = rows_of(c.in("lam")), .sequences = v.dims[0], .tokens = v.dims[2]};
   if (c.file.has("in.beta")) s.beta = rows_of(c.in("beta"));
   if (c.file.has("meta.l2norm_eps")) l2norm(s.q), l2norm(s.k);
   for (bool pieces : {false, true}) {
