@@ -99,8 +99,8 @@ static Mesa mesa(Inputs& in, const MesaWish& wish) {
   return op;
 }
 
-// For o `tolerance` and some rounding of the largest result, for the count of rounds one.
-static std::vector<Tensor> allowed(Inputs& in, Mesa op) {
+// For o `tolerance` and some rounding of the largest result. float32 may take a round more than double, or three where the problem is hard.
+static std::vector<Tensor> allowed(Inputs& in, Mesa op, bool hard = false) {
   for (Tensor* pool : {&op.rows_k, &op.rows_v, &op.rows_g, &op.rows_beta, &op.Hkk, &op.Hkv}) *pool = in.store().copy(*pool);
   op.shape();
   op.o = in.store().zeros(F32, op.o.shape);
@@ -110,7 +110,7 @@ static std::vector<Tensor> allowed(Inputs& in, Mesa op) {
   for (double x : elements(op.o)) largest = std::max(largest, std::fabs(x));
   Tensor o = in.store().zeros(F32, op.o.shape), rounds = in.store().zeros(F32, op.iterations.shape);
   std::fill_n(o.at<float>(), o.count(), float((op.mode == 0 ? 2 * op.tolerance : 0) + 1e-5) * float(largest));
-  std::fill_n(rounds.at<float>(), rounds.count(), op.mode == 0 ? 1.0f : 0.0f);
+  std::fill_n(rounds.at<float>(), rounds.count(), op.mode > 0 ? 0 : hard ? 3.0f : 1.0f);
   return {o, rounds};
 }
 
@@ -138,7 +138,7 @@ CASES(Mesa) {
   by_hand(*this);
   auto wish = [&](const MesaWish& w) {
     const Mesa op = mesa(*this, w);
-    add(op, allowed(*this, op));
+    add(op, allowed(*this, op, w.hard));
   };
   for (int length : {1, 2, 7, 64, 65, 129}) wish({.lengths = {length}, .fresh = length});   // a prompt
   for (int length : {2, 63, 64, 65, 128, 130}) wish({.lengths = {length}});                 // a token
