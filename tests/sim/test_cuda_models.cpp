@@ -6,6 +6,7 @@
 #include "ops/elementwise.h"
 #include "run/generate.h"
 #include "schedules.h"
+#include "tier.h"
 #include "tiny_model.h"
 
 namespace folio {
@@ -13,9 +14,10 @@ namespace {
 
 // Prompt in steps of that size, then greedy steps, on the CPU and on the simulated card: logits near (RMS of the difference against
 // theirs) and the same best token, unless the CPU's two best are nearer to each other than that.
-void expect_same_text(const std::string& file, const std::vector<Token>& prompt, int steps, int chunk, double tolerance) {
+void expect_same_text(const std::string& file, const std::vector<Token>& prompt, int steps, int chunk, double tolerance,
+                      DType cache_type = F32) {
   Loaded host(file), card(file, cuda());
-  const EngineOptions options = {.context = 128, .chunk = std::max(chunk, 8), .cache_type = F32};
+  const EngineOptions options = {.context = 128, .chunk = std::max(chunk, 8), .cache_type = cache_type};
   Engine a(*host.model, *host.device, options), b(*card.model, *card.device, options);
   Seq s = a.cache().open({}), t = b.cache().open({});
   const size_t vocab = size_t(host.model->vocab());
@@ -154,6 +156,37 @@ TEST(CudaDevice, WithoutAnyNumberADrawSaysSo) {
     FAIL() << "something was drawn";
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("no logit is a finite number"), std::string::npos) << e.what();
+// A prompt that is long enough for its kernels, captured and replayed. Rows of the cache that differ in the last bit are 2^-11 apart.
+TEST(CudaModel, TheHopperTierGivesTheTokensOfTheCpu) {
+  const Tier hopper("hopper");
+  const sim::Use two({.multiprocessors = 2});
+  std::vector<Token> prompt;
+  for (int i = 0; i < 90; ++i) prompt.push_back(Token(3 + i * i % 97));
+  for (const std::string type : {"f16", "bf16"}) {
+    SCOPED_TRACE(type);
+    sim::stats() = {};
+    const fs::path dir = source_dir() / "tests/golden/hf/llama";
+    expect_same_text(convert(dir, "hopper-" + type, "--type " + type), prompt, 2, 90, type == "f16" ? 3e-3 : 3e-2, F16);
+    EXPECT_GT(sim::stats().wgmma, 0u);
+  }
+}
+
+TEST(CudaDevice, ATierIsChosenByItsName) {
+  const auto hopper = [](const char* tier, int capability) {
+    const Tier wish(tier);
+    const sim::Use use({.compute_capability = capability});
+    return cuda()->name().find("Hopper tier") != std::string::npos;
+  };
+  EXPECT_TRUE(hopper("hopper", 90));
+  EXPECT_FALSE(hopper("hopper", 80));
+  EXPECT_FALSE(hopper("hopper", 100));
+  EXPECT_FALSE(hopper("portable", 90));
+  EXPECT_FALSE(hopper("", 90));
+  try {
+    hopper("ampere", 90);
+    FAIL() << "there is a tier 'ampere'";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.what(), std::string("FOLIO_CUDA_TIER=ampere: not a tier of CUDA kernels; there are portable, hopper"));
   }
 }
 
