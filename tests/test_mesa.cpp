@@ -49,8 +49,7 @@ class World {
     op.rows_k = pool({2 * pages, page_tokens, H, K}), op.rows_v = pool({2 * pages, page_tokens, H, V});
     op.rows_g = pool({2 * pages, page_tokens, H, 1}), op.rows_beta = pool({2 * pages, page_tokens, H, 1});
     op.Hkk = pool({2 * pages, H, K, K}), op.Hkv = pool({2 * pages, H, K, V});
-    op.lambda = Inputs().uniform(0.25, 1, {H, K});
-    op.lambda = in_.store().copy(op.lambda);
+    op.lambda = in_.uniform(0.25, 1, {H, K});   // the same in every world
     op.page = in_.shuffled({2, pages}), op.slab = in_.shuffled({2, pages});
   }
   // Sequence 1 goes on from sequence 0's first pages.
