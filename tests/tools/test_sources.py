@@ -33,6 +33,8 @@ def test_there_are_golden_models():
 def test_hugging_face(convert, name):
     folio = convert(GOLDEN / "hf" / name)
     assert folio.metadata["name"] == name and folio.verify() == []
+    if folio.metadata["mixer.0.kind"] != "attention":
+        return   # PlainDecoder knows attention alone: test_models holds these against recurrent_reference.py
     ids, want = golden(name)
     logits = PlainDecoder(folio).logits(ids)
     assert np.abs(logits - want).max() < 5e-5
