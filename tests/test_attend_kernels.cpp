@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "base/threads.h"
 #include "cpu/simd/simd.h"
 #include "cpu/table.h"
 

@@ -173,6 +173,14 @@ TEST(Frame, PlacedViewsHoldTheirTensorBetweenPoison) {
     }
 }
 
+TEST(Compare, WholeNumbersMayBeAsFarAsTheCaseSays) {
+  Inputs in;
+  const Tensor want = in.ints({3}, {1, 3, 3}), near = in.ints({3}, {1, 2, 3}), far = in.ints({3}, {1, 5, 3}), may = in.values({3}, {1, 1, 1});
+  EXPECT_NE(difference(near, want, {}), "");
+  EXPECT_EQ(difference(near, want, {}, &may), "");
+  EXPECT_NE(difference(far, want, {}, &may), "");
+}
+
 TEST(Frame, SeedsRepeat) {
   Inputs a, b;
   EXPECT_EQ(bit_difference(a.normal({100}), b.normal({100})), "");

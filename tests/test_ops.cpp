@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "base/threads.h"
 #include "cpu/simd/simd.h"
 #include "frame.h"
 

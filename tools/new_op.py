@@ -13,7 +13,7 @@ import sys
 OP = """// SPDX-License-Identifier: MIT
 // What it is for, the one idea, and what it is not.
 #pragma once
-#include "base/threads.h"
+#include "base/worker.h"
 #include "graph/graph.h"
 
 namespace folio {{

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <type_traits>
 
 #define __global__
@@ -58,6 +59,7 @@ struct Here {
   const char* file;
   int line;
   constexpr Here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) : file(file), line(line) {}
+  operator std::string() const;   // "norm.cu:57"
 };
 
 }  // namespace folio

@@ -122,7 +122,9 @@ Tensor Tensor::merge_last() const {
 }
 
 std::byte* Tensor::row_bytes(int64_t i) const {
-  if (rank() == 2) return data + bytes_of(type, i * stride[0]);   // most are, and a division costs more than all the rest
+  bool even = rank() >= 2;   // rows at one distance: most are, and a division costs more than all the rest
+  for (int d = 0; d < shape.rank - 2; ++d) even = even && stride[d] == shape.dim[d + 1] * stride[d + 1];
+  if (even) return data + bytes_of(type, i * stride[shape.rank - 2]);
   int64_t element = 0;
   for (int d = shape.rank - 2; d >= 0; --d) {
     element += i % shape.dim[d] * stride[d];

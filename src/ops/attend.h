@@ -9,7 +9,7 @@
 #include <limits>
 #include <vector>
 
-#include "base/threads.h"
+#include "base/worker.h"
 #include "ops/rows.h"
 
 namespace folio {

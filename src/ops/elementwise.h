@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "base/threads.h"
+#include "base/worker.h"
 #include "graph/graph.h"
 
 namespace folio {

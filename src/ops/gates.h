@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "base/threads.h"
+#include "base/worker.h"
 #include "graph/graph.h"
 
 namespace folio {

@@ -16,7 +16,7 @@
 #include <cmath>
 #include <vector>
 
-#include "base/threads.h"
+#include "base/worker.h"
 #include "graph/graph.h"
 #include "ops/runs.h"
 

@@ -3,7 +3,7 @@
 #pragma once
 #include <cmath>
 
-#include "base/threads.h"
+#include "base/worker.h"
 #include "graph/graph.h"
 
 namespace folio {

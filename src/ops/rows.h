@@ -4,7 +4,7 @@
 #pragma once
 #include <cstring>
 
-#include "base/threads.h"
+#include "base/worker.h"
 #include "graph/graph.h"
 
 namespace folio {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/draw.h"
-#include "base/threads.h"
+#include "base/worker.h"
 #include "graph/graph.h"
 
 namespace folio {

@@ -2,7 +2,6 @@
 #include "text/encoder.h"
 
 #include <algorithm>
-#include <iomanip>
 
 #include "base/error.h"
 
@@ -27,8 +26,9 @@ void Fallback::append(std::string_view symbol, size_t first, std::vector<Token>&
     for (char c : symbol) out.push_back(bytes_[uint8_t(c)]);
     return;
   }
-  check(unk_ >= 0, "tokenizer: the vocabulary has no token for byte 0x", std::hex, std::setfill('0'), std::setw(2), int(uint8_t(*missing)),
-        " of the text, and no unknown token");
+  const char* digit = "0123456789abcdef";
+  const auto byte = uint8_t(*missing);
+  check(unk_ >= 0, "tokenizer: the vocabulary has no token for byte 0x", digit[byte / 16], digit[byte % 16], " of the text, and no unknown token");
   if (out.size() == first || out.back() != unk_) out.push_back(unk_);
 }
 

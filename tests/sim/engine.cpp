@@ -13,9 +13,9 @@ dim3 blockDim, gridDim;
 
 namespace folio {
 
-std::ostream& operator<<(std::ostream& out, Here here) {
-  const char* slash = std::strrchr(here.file, '/');
-  return out << (slash ? slash + 1 : here.file) << ':' << here.line;
+Here::operator std::string() const {
+  const char* slash = std::strrchr(file, '/');
+  return join(slash ? slash + 1 : file, ':', line);
 }
 
 }  // namespace folio
@@ -512,6 +512,14 @@ Config& config() {
 Stats& stats() {
   static Stats now;
   return now;
+}
+
+bool sanitized() {
+#ifdef FOLIO_SIM_TSAN
+  return true;
+#else
+  return FOLIO_ASAN;
+#endif
 }
 
 std::string describe(const Config& c) {

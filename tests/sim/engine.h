@@ -10,12 +10,6 @@
 #include "fiber.h"
 #include "sim.h"
 
-namespace folio {
-
-std::ostream& operator<<(std::ostream& out, Here here);  // "norm.cu:57"
-
-}  // namespace folio
-
 namespace folio::sim {
 
 struct Block;

@@ -59,6 +59,9 @@ size_t device_bytes();   // of them
 // All orders and landings, 12 in all; under the thread sanitizer, which is some 30 times slower, four that differ most.
 std::vector<Config> schedules(const Config& base = {});
 
+// Whether the kernels that this simulator runs are compiled with a sanitizer.
+bool sanitized();
+
 // Sets the configuration for its lifetime.
 class Use {
  public:

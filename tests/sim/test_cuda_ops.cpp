@@ -11,7 +11,6 @@
 #include <map>
 
 #include "frame.h"
-#include "sanitizers.h"
 #include "schedules.h"
 #include "tier.h"
 
@@ -19,7 +18,7 @@ namespace folio {
 namespace {
 
 constexpr int64_t small = 20'000, huge = 20'000'000;   // operations of cases that run under all schedules; that do not run at all
-constexpr bool sanitized = FOLIO_ASAN || FOLIO_TSAN;
+const bool sanitized = sim::sanitized();   // the kernels; this file never is
 
 // How kernels have been launched: the most threads of a block, the most dynamic shared memory.
 struct Largest {
@@ -48,21 +47,21 @@ bool launches_another_kernel(const Case<Op>& c, Layout layout) {
 template <class Op>
 void launch_cases() {
   const CaseList<Op> list;
-  for (const auto& c : list.all())
-    for (Layout layout : {Layout::packed, Layout::strided})
-      if (operations_of(c) <= huge) launches_another_kernel(c, layout);
+  for (const char* name : {"portable", "hopper"}) {
+    const Tier tier(name);
+    for (const auto& c : list.all())
+      for (Layout layout : {Layout::packed, Layout::strided})
+        if (operations_of(c) <= huge) launches_another_kernel(c, layout);
+  }
 }
 
 // Writes lines `threads bytes kernel`.
 TEST(Launches, OfEveryCase) {
   const char* file = std::getenv("FOLIO_LAUNCHES");
   if (!file) GTEST_SKIP() << "FOLIO_LAUNCHES names no file";
-  for (const char* name : {"portable", "hopper"}) {
-    const Tier tier(name);
 #define FOLIO_LAUNCH(OP) launch_cases<OP>();
-    ALL_OPS(FOLIO_LAUNCH)
+  ALL_OPS(FOLIO_LAUNCH)
 #undef FOLIO_LAUNCH
-  }
   std::ofstream out(file);
   for (const auto& [kernel, most] : launched) out << most.threads << ' ' << most.shared << ' ' << kernel << '\n';
   EXPECT_TRUE(out.flush()) << file;

@@ -29,6 +29,40 @@ TEST(CudaTools, GenerateWritesTheTextOfTheCpu) {
   EXPECT_GT(host.output.size(), 30u);
 }
 
+// Other people's trained models, which the CPU's tests run to their end: here the beginning of each golden text.
+TEST(CudaTools, StoriesBeginAsTheGoldenTexts) {
+  if (shared_dir().empty()) GTEST_SKIP() << "no shared folder with stories260K beside the repository";
+  const fs::path dir = shared_dir() / "models/stories260K";
+  const std::vector<std::pair<std::string, std::string>> checkpoints = {{"bin", " --tokenizer " + (dir / "tok512.bin").string()}, {"gguf", ""}};
+  for (const auto& [kind, tokenizer] : checkpoints) {
+    const std::string model = convert(dir / ("stories260K." + kind), "story-" + kind, tokenizer);
+    for (const auto& [golden, prompt] : {std::pair{"noprompt", "--tokens 1"}, std::pair{"dogcat", "-p 'The dog and the cat'"}}) {
+      const Ran ran = run("sim_generate", join("-m ", model, " ", prompt, " -n 40 --temp 0 -q --device cuda"));
+      EXPECT_EQ(ran.code, 0) << ran.output;
+      const std::string text = ran.output.substr(0, ran.output.find_last_not_of('\n') + 1);
+      EXPECT_GT(text.size(), 80u) << kind;
+      EXPECT_EQ(text, read_file((dir / join("golden_", golden, "_n256.txt")).string()).substr(0, text.size())) << kind;
+    }
+  }
+}
+
+// Its context holds six digits and five answers.
+TEST(CudaTools, GptNanoSorts) {
+  if (shared_dir().empty()) GTEST_SKIP() << "no shared folder with gpt-nano-sort beside the repository";
+  const std::string model = convert(shared_dir() / "models/gpt-nano-sort/gpt-nano-sort-model.json", "sort");
+  for (int input = 5; input < 729; input += 120) {
+    std::vector<int> digits;
+    for (int i = 0, n = input; i < 6; ++i, n /= 3) digits.push_back(n % 3);
+    std::string tokens;
+    for (int digit : digits) tokens += join(digit, " ");
+    const Ran ran = run("sim_generate", join("-m ", model, " --tokens '", tokens, "' -n 5 --temp 0 --json -q --device cuda"));
+    ASSERT_EQ(ran.code, 0) << ran.output;
+    std::sort(digits.begin(), digits.end());
+    digits.pop_back();
+    EXPECT_EQ(Json::parse(ran.output)["tokens"].get<std::vector<int>>(), digits) << "of " << tokens;
+  }
+}
+
 // Three tokens: the card pads them to four, and so does the CPU when it is compared with a card.
 TEST(CudaTools, WholeModelsAreComparedNodeByNode) {
   for (const std::string flags : {"--device cuda --against cpu", "--device cpu --against cuda", "--device cuda:0 --against reference"}) {
