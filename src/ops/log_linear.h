@@ -156,8 +156,10 @@ struct LogLinear {
   float* matrix_row(int64_t id, int64_t h, int64_t row) const { return S.row<float>((id * heads() + h) * S.dim(2) + row); }
   Matrix read_matrix(int64_t id, int64_t h, int64_t from, double factor) const {
     Matrix m;
-    for (int64_t i = from; i < from + q.dim(2); ++i)
-      for (int64_t e = 0; e < v.dim(2); ++e) m.push_back(factor * matrix_row(id, h, i)[e]);
+    for (int64_t i = from; i < from + q.dim(2); ++i) {
+      const float* row = matrix_row(id, h, i);
+      for (int64_t e = 0; e < v.dim(2); ++e) m.push_back(factor * row[e]);
+    }
     return m;
   }
   // What is there before the run: the buckets of the pages before, and the levels of the rows before.
@@ -176,28 +178,37 @@ struct LogLinear {
     // e^b_r S − Σ_j f_jᵀ w_j S.
     const int64_t K = q.dim(2), V = v.dim(2), last = piece.from - 1;
     const double b = decay_until(rows, last, h);
+    std::vector<double> u(static_cast<size_t>(V));
     for (size_t l = fine; l < levels.S.size(); ++l) {
       const Matrix old = levels.S[l];
       for (double& x : levels.S[l]) x *= std::exp(b);
-      for (int64_t j = 0; beta.present() && !old.empty() && j <= last; ++j)
+      for (int64_t j = 0; beta.present() && !old.empty() && j <= last; ++j) {
+        const float* w = pool_row(rows_w, rows, j, h);
         for (int64_t e = 0; e < V; ++e) {
           double part = 0;
-          for (int64_t i = 0; i < K; ++i) part += pool_row(rows_w, rows, j, h)[i] * old[size_t(i * V + e)];
-          add_outer(levels.S[l], rows, j, h, b, e, -part);
+          for (int64_t i = 0; i < K; ++i) part += w[i] * old[size_t(i * V + e)];
+          u[size_t(e)] = -part;
         }
+        add_outer(levels.S[l], rows, j, h, b, u);
+      }
     }
     for (int64_t s = 0; s <= last; ++s) {
       Matrix& level = levels.S[size_t(level_of(last, s))];
       level.resize(size_t(K * V));
       for (int64_t j = s; j <= last; ++j) {
         const double x = beta.present() ? pool_row(rows_x, rows, j, h)[s] : j == s;
-        for (int64_t e = 0; e < V; ++e) add_outer(level, rows, j, h, b, e, x * pool_row(rows_u, rows, s, h)[e]);
+        if (x == 0) continue;
+        const float* its = pool_row(rows_u, rows, s, h);
+        for (int64_t e = 0; e < V; ++e) u[size_t(e)] = x * its[e];
+        add_outer(level, rows, j, h, b, u);
       }
     }
   }
-  void add_outer(Matrix& m, int64_t rows, int64_t j, int64_t h, double b, int64_t e, double u) const {
+  void add_outer(Matrix& m, int64_t rows, int64_t j, int64_t h, double b, const std::vector<double>& u) const {
     const double decay = std::exp(b - decay_until(rows, j, h));
-    for (int64_t i = 0; u != 0 && i < q.dim(2); ++i) m[size_t(i * v.dim(2) + e)] += decay * pool_row(rows_k, rows, j, group(h))[i] * u;
+    const float* key = pool_row(rows_k, rows, j, group(h));
+    for (int64_t i = 0; i < q.dim(2); ++i)
+      for (size_t e = 0; e < u.size(); ++e) m[size_t(i) * u.size() + e] += decay * key[i] * u[e];
   }
   // What comes before token t.
   void carry(Levels& levels, int64_t t) const {
@@ -230,9 +241,11 @@ struct LogLinear {
     for (int64_t i = 0; i < K * V; ++i) levels.S[0][size_t(i)] = (beta.present() ? rate : 1) * key[i / V] * value[i % V];
     for (int64_t e = 0; e < V; ++e) {
       double sum = 0;
-      for (size_t l = 0; l < levels.S.size(); ++l)
-        for (int64_t i = 0; !levels.S[l].empty() && i < K; ++i)
-          sum += weight(t, h, int64_t(l)) * query[i] * levels.S[l][size_t(i * V + e)];
+      for (size_t l = 0; l < levels.S.size(); ++l) {
+        if (levels.S[l].empty()) continue;
+        const double its = weight(t, h, int64_t(l));
+        for (int64_t i = 0; i < K; ++i) sum += its * query[i] * levels.S[l][size_t(i * V + e)];
+      }
       o.row<float>(t * heads() + h)[e] = float(sum);
     }
   }
@@ -256,11 +269,12 @@ struct LogLinear {
       double dot = 0;
       for (int64_t i = 0; i < K; ++i) dot += double(key[i]) * before[i];
       dot *= rate * std::exp(b - decay_until(id, j, h));
-      for (int64_t i = 0; i < K; ++i) w[size_t(i)] -= dot * pool_row(rows_w, id, j, h)[i];
-      for (int64_t i = 0; i <= j; ++i) x[size_t(i)] -= dot * pool_row(rows_x, id, j, h)[i];
+      const float *its_w = pool_row(rows_w, id, j, h), *its_x = pool_row(rows_x, id, j, h);
+      for (int64_t i = 0; i < K; ++i) w[size_t(i)] -= dot * its_w[i];
+      for (int64_t i = 0; i <= j; ++i) x[size_t(i)] -= dot * its_x[i];
     }
-    for (int64_t i = 0; i < K; ++i) pool_row(rows_w, id, row, h)[i] = float(w[size_t(i)]);
-    for (int64_t i = 0; i < page_tokens; ++i) pool_row(rows_x, id, row, h)[i] = float(x[size_t(i)]);
+    std::copy(w.begin(), w.end(), pool_row(rows_w, id, row, h));
+    std::copy(x.begin(), x.end(), pool_row(rows_x, id, row, h));
   }
   // What a slab has no bucket for stays as it is.
   void write_slab(const Levels& levels, int64_t n, int64_t id, int64_t h) const {
