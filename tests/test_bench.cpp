@@ -32,6 +32,23 @@ TEST(Bench, OpsAreLeftOutWithAReason) {
   EXPECT_NE(ran.output.find("matmul bf16 T=8192 8192->8192 left out: takes"), std::string::npos) << ran.output;
 }
 
+TEST(Bench, RingsAndStreams) {
+  const Ran ran = bench("ring --tokens 500 --ring-tokens 300 --ranks 3 --kv-bytes 65536 -t 2 --json");
+  ASSERT_EQ(ran.code, 0) << ran.output;
+  const Json json = Json::parse(ran.output);
+  ASSERT_EQ(json["ring"].size(), 2u);
+  for (const Json& ring : json["ring"]) {
+    EXPECT_LT(ring["difference"].get<double>(), 1e-5) << ring;
+    EXPECT_GT(ring["bytes_sent"].get<int64_t>(), 0);
+  }
+  EXPECT_LT(json["streamed"]["difference"].get<double>(), 1e-3);   // keys and values are f16
+  EXPECT_LE(json["streamed"]["held_bytes"].get<int64_t>(), 65536);
+  EXPECT_GT(json["streamed"]["all_bytes"].get<int64_t>(), 65536);
+  const Ran bad = bench("ring --tokens 500 --ring-tokens 300 --kv-bytes 100");
+  EXPECT_EQ(bad.code, 1);
+  EXPECT_NE(bad.output.find("one page of 64 tokens takes"), std::string::npos) << bad.output;
+}
+
 TEST(Bench, TableAndCsv) {
   const std::string flags = "ops --quick --type q8_0 --only 'matmul q8_0 T=8' --repeats 1 -t 2";
   const Ran table = bench(flags), csv = bench(flags + " --csv");   // below a line of limits

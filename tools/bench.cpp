@@ -3,6 +3,7 @@
 // in the same run. tools/lib/bench_model.h and bench_ops.h say what is measured and how.
 #include "tools/lib/bench_model.h"
 #include "tools/lib/bench_ops.h"
+#include "tools/lib/bench_ring.h"
 #include "tools/lib/main.h"
 
 using namespace folio;
@@ -21,15 +22,22 @@ int main(int argc, char** argv) {
   CLI::App app{"Speed of models and of single ops, beside the limits of the device.\n"
                "Examples:\n  bench model --shape 1b --type q8_0\n  bench model --shape 15m --type f32 --type q4_0 --json\n"
                "  bench model -m model.folio -t 4\n  bench model --device cuda --shape 8b --type bf16\n"
-               "  bench ops --device cuda --only attend", "bench"};
+               "  bench ops --device cuda --only attend\n  bench ring --tokens 65536 --kv-bytes 4MB", "bench"};
   BenchModelFlags model_flags;
   BenchOpsFlags ops_flags;
+  BenchRingFlags ring_flags;
   auto* model = app.add_subcommand("model", "prefill, decode at depth 0 and deep, several sequences, drafted tokens");
   auto* ops = app.add_subcommand("ops", "matrix products, an MLP and attention, each by itself");
+  auto* ring = app.add_subcommand("ring", "attention in pieces: a ring of ranks, and more keys than the device may hold");
   add_common_flags(*model, model_flags);
   add_common_flags(*ops, ops_flags);
+  add_common_flags(*ring, ring_flags);
   add_bench_model_flags(*model, model_flags);
   add_bench_ops_flags(*ops, ops_flags);
+  add_bench_ring_flags(*ring, ring_flags);
   app.require_subcommand(0, 1);
-  return run_tool(argc, argv, app, [&] { return ops->parsed() ? bench_ops(ops_flags) : bench_model(model_flags); });
+  return run_tool(argc, argv, app, [&] {
+    if (ring->parsed()) return bench_ring(ring_flags);
+    return ops->parsed() ? bench_ops(ops_flags) : bench_model(model_flags);
+  });
 }

@@ -50,8 +50,8 @@ constexpr Entry entries[] = {
     {"softmax_mqa", 6e-6, nullptr},
     {"softmax_gqa_swa16", 7e-6, nullptr},
     {"softmax_mha_noncausal", 1e-5, nullptr},
-    {"ring_contig", 8e-6, nullptr},
-    {"ring_zigzag", 6e-6, nullptr},
+    {"ring_contig", 8e-6, golden::ring},
+    {"ring_zigzag", 6e-6, golden::ring},
     {"mla_qlora", 9e-6, nullptr},
     {"mla_noqlora_yarn", 1e-5, nullptr},
 };

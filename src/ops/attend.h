@@ -129,7 +129,9 @@ struct Merge {
       const double la = *(a_lse.row<float>(i / a.dim(1)) + i % a.dim(1)), lb = *(b_lse.row<float>(i / a.dim(1)) + i % a.dim(1));
       const double most = std::max(la, lb), sum = most > nothing ? most + std::log(std::exp(la - most) + std::exp(lb - most)) : nothing;
       const double pa = la > nothing ? std::exp(la - sum) : 0, pb = lb > nothing ? std::exp(lb - sum) : 0;
-      for (int64_t d = 0; d < a.cols(); ++d) o.row<float>(i)[d] = float(pa * a.row<float>(i)[d] + pb * b.row<float>(i)[d]);
+      const float *its_a = a.row<float>(i), *its_b = b.row<float>(i);
+      float* out = o.row<float>(i);
+      for (int64_t d = 0; d < a.cols(); ++d) out[d] = float(pa * its_a[d] + pb * its_b[d]);
       lse.row<float>(i / a.dim(1))[i % a.dim(1)] = float(sum);
     }
   }

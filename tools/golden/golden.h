@@ -43,6 +43,7 @@ void log_linear(Case&);     // log_linear.cpp
 void mesa(Case&);           // mesa.cpp
 void layer(Case&);          // layers.cpp
 void short_conv(Case&);
+void ring(Case&);           // ring.cpp
 
 // Memory of a device, given back at the end.
 class Memory {

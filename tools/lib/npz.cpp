@@ -73,14 +73,15 @@ Array parse(std::string_view npy, const std::string& where) {
   const std::string_view head = npy.substr(begin, little(npy, 8, length)), data = npy.substr(begin + head.size());
   check(value_of(head, "fortran_order", where).substr(0, 5) == "False", where, ": the array is in Fortran order, which is not read here");
   const std::string_view type = value_of(head, "descr", where).substr(0, 5);
-  const size_t bytes = type == "'<f4'" ? 4 : type == "'<f8'" || type == "'<i8'" ? 8 : type == "'|b1'" ? 1 : 0;
-  check(bytes > 0, where, ": the array is of a type other than float32, float64, int64 and bool");
+  const size_t bytes = type == "'<f4'" || type == "'<i4'" ? 4 : type == "'<f8'" || type == "'<i8'" ? 8 : type == "'|b1'" ? 1 : 0;
+  check(bytes > 0, where, ": the array is of a type other than float32, float64, int32, int64 and bool");
   Array a;
   uint64_t count = 0;
   a.dims = dims_of(value_of(head, "shape", where), data.size() / bytes, count, where);
   check(count * bytes == data.size(), where, ": ", a.text(), " needs ", count * bytes, " bytes, there are ", data.size());
   a.numbers.resize(count);
-  if (bytes == 4) convert<float>(data, a.numbers);
+  if (type == "'<f4'") convert<float>(data, a.numbers);
+  else if (bytes == 4) convert<int32_t>(data, a.numbers);
   else if (bytes == 1) convert<uint8_t>(data, a.numbers);
   else if (type == "'<f8'") convert<double>(data, a.numbers);
   else convert<int64_t>(data, a.numbers);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Reads NumPy's .npz as numpy.savez writes it: a zip archive of stored (uncompressed) members NAME.npy of version 1.0 or 2.0, C order,
-// little endian, float32, float64, int64 or bool. Made for reference numbers: all come as double, whole numbers exactly up to 2^53.
+// little endian, float32, float64, int32, int64 or bool. Made for reference numbers: all come as double, whole numbers exactly up to 2^53.
 // The file is not trusted: every offset, size and count is checked before it is used.
 #pragma once
 #include <cstdint>
