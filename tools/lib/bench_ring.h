@@ -11,7 +11,7 @@
 namespace folio {
 
 struct BenchRingFlags : BenchFlags {
-  int64_t tokens = 65536, heads = 4, groups = 1, head_size = 64, ring_tokens = 8192;
+  int64_t tokens = 65536, heads = 4, groups = 1, head_size = 64, ring_tokens = 16384;
   uint64_t kv_bytes = 4 << 20;
   int ranks = 4;
 };
