@@ -139,6 +139,7 @@ void check_flags(const BenchMixersFlags& flags) {
   check(flags.repeats > 0, "bench: --repeats must be positive");
   check(!flags.plot.empty(), "bench: --plot wants the name of a file");
   const std::filesystem::path folder = std::filesystem::path(flags.plot).parent_path();
+  check(flags.golden.empty() || std::filesystem::is_directory(flags.golden), "bench: --golden: '", flags.golden, "' is no folder");
   check(folder.empty() || std::filesystem::is_directory(folder), "bench: --plot: there is no folder '", folder.string(), "'");
 }
 
@@ -180,8 +181,11 @@ int bench_mixers(const BenchMixersFlags& flags) {
   }
   found.crossings = crossings(found.curves);
   found.lines = curve_lines(found.curves);
-  if (flags.only.empty()) std::ranges::move(step_lines(flags.sizes, *device, threads, flags.repeats), std::back_inserter(found.lines));
-  if (!flags.golden.empty()) std::ranges::move(golden_lines(flags.golden, *device), std::back_inserter(found.lines));
+  const auto also = [&](const std::vector<MixerLine>& lines) { found.lines.insert(found.lines.end(), lines.begin(), lines.end()); };
+  for (int64_t D : flags.only.empty() ? flags.sizes : std::vector<int64_t>())
+    also(step_lines({.heads = flags.heads, .width = D}, *device, threads, flags.repeats));
+  if (flags.only.empty()) also({wide_prefill_line(*device, flags.repeats)});
+  if (!flags.golden.empty()) also(golden_lines(flags.golden, *device));
   write_plot(found, flags);
   if (flags.json) return print_json(found, flags), 0;
   print_table(found, flags.csv);

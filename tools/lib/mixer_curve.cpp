@@ -159,16 +159,17 @@ MixerCurve measure_plain_attention(const MixerSize& size, int threads, const Cur
   return curve;
 }
 
-double measure_step(const MixerKind& kind, const MixerSize& size, Device& device, int64_t depth, int64_t tokens, int repeats) {
+double measure_step(const MixerKind& kind, const MixerSize& size, Device& device, int64_t depth, int64_t tokens, int repeats,
+                    int layers) {
   const int64_t page = std::max(page_tokens, tokens);
-  MixerRun run(kind, size, device, depth + page, std::max(depth, tokens));
+  MixerRun run(kind, size, device, depth + page, std::max(depth, tokens), layers);
   double best = never;
   for (int r = 0; r < repeats; ++r) {
     run.restart();
     if (depth > 0) run.step(depth, depth);
     double seconds = 0;
     for (int64_t at = 0; at < page; at += tokens) seconds += run.step(tokens, tokens, tokens > 1 && tokens < page_tokens);
-    best = std::min(best, seconds * double(tokens) / double(page));
+    best = std::min(best, seconds * double(tokens) / double(page) / layers);
   }
   return best;
 }

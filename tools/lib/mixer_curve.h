@@ -43,7 +43,8 @@ MixerCurve measure_mixer(const MixerKind& kind, const MixerSize& size, Device& d
 // The naive baseline: the best of several times, all at once.
 MixerCurve measure_plain_attention(const MixerSize& size, int threads, const CurveLimits& limits);
 
-// Seconds of one step of `tokens` tokens behind `depth`, the mean over a page of such steps, the best of several.
-double measure_step(const MixerKind& kind, const MixerSize& size, Device& device, int64_t depth, int64_t tokens, int repeats);
+// Seconds of one step of `tokens` tokens behind `depth`, in one layer of `layers`: the mean over a page of such steps, the best of several.
+double measure_step(const MixerKind& kind, const MixerSize& size, Device& device, int64_t depth, int64_t tokens, int repeats,
+                    int layers = 1);
 
 }  // namespace folio

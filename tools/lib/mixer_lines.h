@@ -24,8 +24,10 @@ struct MixerLine {
 // Lines that follow from the curves. One whose curves are not there is left out.
 std::vector<MixerLine> curve_lines(const std::vector<MixerCurve>& curves);
 
-// Lines that need measurements of their own: decoding beside the plain step, drafts, 32 heads; for each head size.
-std::vector<MixerLine> step_lines(const std::vector<int64_t>& widths, Device& device, int threads, int repeats);
+// Gated delta's steps of one and of eight tokens beside the plain step: one layer whose state stays in the cache, and so many layers that
+// their states come from memory.
+std::vector<MixerLine> step_lines(const MixerSize& size, Device& device, int threads, int repeats);
+MixerLine wide_prefill_line(Device& device, int repeats);
 
 // Rounds of Mesa's solver on the golden numbers of a folder (mesanet*_T*.npz). Throws Error if there are none.
 std::vector<MixerLine> golden_lines(const std::string& folder, Device& device);

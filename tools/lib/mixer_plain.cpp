@@ -160,8 +160,8 @@ MixerMemory PlainAttention::memory() const {
   return memory;
 }
 
-PlainDelta::PlainDelta(const MixerSize& size, int threads)
-    : size_(size), pool_(threads), device_(cpu(1)), given_(std::make_unique<DeviceTensors>(*device_)) {
+PlainDelta::PlainDelta(const MixerSize& size, ThreadPool& pool)
+    : size_(size), pool_(pool), device_(cpu(1)), given_(std::make_unique<DeviceTensors>(*device_)) {
   std::mt19937 random(4);
   std::normal_distribution<float> normal;
   const auto H = size_t(size.heads), D = size_t(size.width);

@@ -40,14 +40,14 @@ class PlainAttention {
 //   S ← e^g·S      u = β(v − k·S)      S ← S + kᵀu      o = scale·q·S
 class PlainDelta {
  public:
-  PlainDelta(const MixerSize& size, int threads);
+  PlainDelta(const MixerSize& size, ThreadPool& pool);
   double run();                                     // one token; seconds
   std::vector<float> q, k, v, g, beta, o;           // [H, D], g and beta [H]; random
   Tensor S;                                         // [H, D, D], zero before the first
 
  private:
   MixerSize size_;
-  ThreadPool pool_;
+  ThreadPool& pool_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<DeviceTensors> given_;
 };

@@ -68,12 +68,12 @@ double MixerKind::decode_flops(int64_t depth, const MixerSize& size, double roun
 static int64_t buckets_of(int64_t pages) { return int64_t(std::bit_width(uint64_t(pages))); }
 
 // As models/mixers have them; attention's rows in f16, the cache's default.
-StateSpec MixerRun::state(const MixerKind& kind, const MixerSize& size, int64_t context) {
+LayerSpec MixerRun::state(const MixerKind& kind, const MixerSize& size, int64_t context) {
   const int64_t H = size.heads, D = size.width;
   LayerSpec layer;
   if (kind.op == MixerKind::attend) {
     layer.rows = {{.name = "k", .type = F16, .shape = {H, D}}, {.name = "v", .type = F16, .shape = {H, D}}};
-    return {layer};
+    return layer;
   }
   auto row = [&](const char* name, int64_t width) {
     layer.rows.push_back({.name = name, .type = F32, .shape = {H, width}, .window = int(page_tokens)});
@@ -92,12 +92,13 @@ StateSpec MixerRun::state(const MixerKind& kind, const MixerSize& size, int64_t 
     slab("S", {H, D, D});
     if (kind.normalise) slab("z", {H, D});
   }
-  return {layer};
+  return layer;
 }
 
-MixerRun::MixerRun(const MixerKind& kind, const MixerSize& size, Device& device, int64_t context, int64_t chunk)
+MixerRun::MixerRun(const MixerKind& kind, const MixerSize& size, Device& device, int64_t context, int64_t chunk, int layers)
     : kind_(kind), size_(size), device_(device),
-      cache_(device, state(kind, size, context), {.context = context, .step_tokens = int(chunk)}), given_(device) {
+      cache_(device, StateSpec(size_t(layers), state(kind, size, context)), {.context = context, .step_tokens = int(chunk)}),
+      given_(device) {
   make_inputs(chunk);
   restart();
 }
@@ -149,16 +150,16 @@ void MixerRun::make_inputs(int64_t T) {
 
 // Rows that nobody wrote would be the system's one page of zeros, read from a cache.
 void MixerRun::fill_rows() {
-  for (const Pool& pool : cache_.memory().layers[0].rows) {
-    const std::vector<std::byte> piece = random_bytes(pool.tensor.type);
-    for (int64_t at = 0; at < pool.tensor.bytes(); at += int64_t(piece.size()))
-      device_.upload(pool.tensor.data + at, piece.data(), std::min(int64_t(piece.size()), pool.tensor.bytes() - at));
-  }
+  for (const LayerMemory& layer : cache_.memory().layers)
+    for (const Pool& pool : layer.rows) {
+      const std::vector<std::byte> piece = random_bytes(pool.tensor.type);
+      for (int64_t at = 0; at < pool.tensor.bytes(); at += int64_t(piece.size()))
+        device_.upload(pool.tensor.data + at, piece.data(), std::min(int64_t(piece.size()), pool.tensor.bytes() - at));
+    }
 }
 
-void MixerRun::record(Graph& graph, int64_t tokens) {
-  const LayerMemory& m = cache_.memory().layers[0];
-  const Step s(graph, {.tokens = int(tokens), .sequences = 1, .wanted = 1}, cache_.memory().kinds, cache_.memory().most_pages);
+void MixerRun::record(Graph& graph, const Step& s, int layer, int64_t tokens) {
+  const LayerMemory& m = cache_.memory().layers[size_t(layer)];
   auto row = [&](const char* name, bool there = true) { return there ? m.row(name).tensor : Tensor(); };
   auto slab = [&](const char* name, bool there = true) { return there ? m.slab(name).tensor : Tensor(); };
   auto part = [&](const Tensor& t) { return t.present() ? t.slice(0, tokens) : t; };
@@ -166,37 +167,42 @@ void MixerRun::record(Graph& graph, int64_t tokens) {
   const Tensor g = kind_.decay == MixerKind::constant ? g_ : part(g_);
   const Tensor slabs = m.slabs.empty() ? Tensor() : s.page[size_t(m.slabs[0].kind)];
   const float scale = 1 / std::sqrt(float(size_.width));
+  Tensor o;
   switch (kind_.op) {
     case MixerKind::attend:
       for (const auto& [x, pool] : {std::pair{k, row("k")}, std::pair{v, row("v")}})
         graph.record(Append{.x = x, .page = page, .seq = s.seq, .pos = s.pos, .pool = pool});
-      return graph.output("o", graph.record(Attend{.q = q, .k = row("k"), .v = row("v"), .page = page, .seq = s.seq, .pos = s.pos,
-                                                   .length = s.length, .scale = scale}).o);
+      o = graph.record(Attend{.q = q, .k = row("k"), .v = row("v"), .page = page, .seq = s.seq, .pos = s.pos, .length = s.length,
+                              .scale = scale}).o;
+      break;
     case MixerKind::linear:
-      return graph.output("o", graph.record(Linear{.q = q, .k = k, .v = v, .g = g, .beta = beta, .page = page, .slab = slabs, .seq = s.seq,
-                                                   .pos = s.pos, .rows_k = row("k"), .rows_u = row("u"),
-                                                   .rows_g = row("g", g.present() && g.rank() > 1), .S = slab("S"),
-                                                   .z = slab("z", kind_.normalise), .scale = scale}).o);
+      o = graph.record(Linear{.q = q, .k = k, .v = v, .g = g, .beta = beta, .page = page, .slab = slabs, .seq = s.seq, .pos = s.pos,
+                              .rows_k = row("k"), .rows_u = row("u"), .rows_g = row("g", g.present() && g.rank() > 1), .S = slab("S"),
+                              .z = slab("z", kind_.normalise), .scale = scale}).o;
+      break;
     case MixerKind::log_linear:
-      return graph.output("o", graph.record(LogLinear{.q = q, .k = k, .v = v, .g = g, .beta = beta, .lambda = part(lambda_), .page = page,
-                                                      .slab = slabs, .seq = s.seq, .pos = s.pos, .rows_k = row("k"), .rows_u = row("u"),
-                                                      .rows_g = row("g"), .rows_w = row("w", kind_.delta), .rows_x = row("x", kind_.delta),
-                                                      .S = slab("S"), .c = slab("c", !kind_.delta)}).o);
+      o = graph.record(LogLinear{.q = q, .k = k, .v = v, .g = g, .beta = beta, .lambda = part(lambda_), .page = page, .slab = slabs,
+                                 .seq = s.seq, .pos = s.pos, .rows_k = row("k"), .rows_u = row("u"), .rows_g = row("g"),
+                                 .rows_w = row("w", kind_.delta), .rows_x = row("x", kind_.delta), .S = slab("S"),
+                                 .c = slab("c", !kind_.delta)}).o;
+      break;
     case MixerKind::mesa: {
       const Mesa mesa = graph.record(Mesa{.q = q, .k = k, .v = v, .g = g, .beta = beta, .lambda = lambda_, .page = page, .slab = slabs,
                                           .seq = s.seq, .pos = s.pos, .rows_k = row("k"), .rows_v = row("u"), .rows_g = row("g"),
                                           .rows_beta = row("beta"), .Hkk = slab("H"), .Hkv = slab("G")});
-      graph.output("o", mesa.o);
-      return graph.output("rounds", mesa.iterations);
+      graph.output(join("rounds", layer), mesa.iterations);
+      o = mesa.o;
     }
   }
+  graph.output(join("o", layer), o);
 }
 
 Program& MixerRun::program(int64_t tokens) {
   std::unique_ptr<Program>& program = programs_[tokens];
   if (!program) {
     auto graph = std::make_unique<Graph>();
-    record(*graph, tokens);
+    const Step step(*graph, {.tokens = int(tokens), .sequences = 1, .wanted = 1}, cache_.memory().kinds, cache_.memory().most_pages);
+    for (int layer = 0; layer < int(cache_.memory().layers.size()); ++layer) record(*graph, step, layer, tokens);
     program = device_.compile(std::move(graph));
   }
   return *program;
@@ -214,7 +220,7 @@ double MixerRun::step(int64_t tokens, int64_t kept, bool drafted) {
   program.run();
   const double seconds = seconds_now() - start;
   if (kind_.op == MixerKind::mesa) {
-    const Tensor rounds = program.output("rounds");
+    const Tensor rounds = program.output("rounds0");
     const double before = rounds_ * solved_;
     double all = 0;
     for (int64_t i = 0; i < rounds.count(); ++i) all += rounds.at<int32_t>()[i];
@@ -237,8 +243,10 @@ void MixerRun::skip(int64_t tokens) {
 
 MixerMemory MixerRun::memory(int64_t tokens) {
   MixerMemory memory{.beside = program(tokens).arena_bytes() + given_.bytes()};
-  for (const Pool& pool : cache_.memory().layers[0].rows) memory.rows += pool.tensor.bytes();
-  for (const Pool& pool : cache_.memory().layers[0].slabs) memory.beside += pool.tensor.bytes();
+  for (const LayerMemory& layer : cache_.memory().layers) {
+    for (const Pool& pool : layer.rows) memory.rows += pool.tensor.bytes();
+    for (const Pool& pool : layer.slabs) memory.beside += pool.tensor.bytes();
+  }
   return memory;
 }
 

@@ -44,11 +44,12 @@ struct MixerMemory {
 class MixerRun {
  public:
   // Sequences of up to `context` tokens in steps of up to `chunk`. Throws Error if there is no memory.
-  MixerRun(const MixerKind& kind, const MixerSize& size, Device& device, int64_t context, int64_t chunk);
+  // `layers`: so many in a step, each with memory of its own.
+  MixerRun(const MixerKind& kind, const MixerSize& size, Device& device, int64_t context, int64_t chunk, int layers = 1);
   ~MixerRun();
 
-  // Runs a step of `tokens` behind those that are there, of which the first `kept` then count; the seconds that the ops took. `drafted`:
-  // nobody knows yet how many will be kept.
+  // Runs a step of `tokens` behind those that are there, of which the first `kept` then count; the seconds that the ops of all layers
+  // took. `drafted`: nobody knows yet how many will be kept.
   double step(int64_t tokens, int64_t kept, bool drafted = false);
   // `tokens` count as read, though nothing has been computed. Only where rows are all there is.
   void skip(int64_t tokens);
@@ -59,11 +60,11 @@ class MixerRun {
   MixerMemory memory(int64_t tokens);         // for steps of that many
 
  private:
-  static StateSpec state(const MixerKind& kind, const MixerSize& size, int64_t context);
+  static LayerSpec state(const MixerKind& kind, const MixerSize& size, int64_t context);
   void make_inputs(int64_t chunk);
   void fill_rows();
   Program& program(int64_t tokens);
-  void record(Graph& graph, int64_t tokens);
+  void record(Graph& graph, const Step& step, int layer, int64_t tokens);
 
   MixerKind kind_;
   MixerSize size_;
