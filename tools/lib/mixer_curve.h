@@ -36,8 +36,8 @@ struct CurveLimits {
 };
 
 // A text of T tokens is read in steps of `chunk`. Its time is the sum of its steps' times, each the best of several texts as far as a
-// second allows. Decoding: the mean of the 64 tokens before place T (the page where Fenwick trees are fullest), or as many of them as
-// half a second allows where rows are all there is; the best of the same texts. Everything is warm: one layer, alone.
+// quarter of `seconds` allows. Decoding: the mean of the 64 tokens before place T (the page where Fenwick trees are fullest), or as many
+// of them as half a second allows where rows are all there is; the best of the same texts. Everything is warm: one layer, alone.
 MixerCurve measure_mixer(const MixerKind& kind, const MixerSize& size, Device& device, const CurveLimits& limits);
 
 // The naive baseline: the best of several times, all at once.
