@@ -3,7 +3,11 @@
 #include <nlohmann/json.hpp>
 
 #include "fixtures.h"
+#include "ops/linear.h"
 #include "tools/lib/bench_ops.h"
+#include "tools/lib/mixer_curve.h"
+#include "tools/lib/mixer_lines.h"
+#include "tools/lib/mixer_plain.h"
 
 namespace folio {
 namespace {
@@ -82,11 +86,172 @@ TEST(Bench, ModelsOfBothKinds) {
   }
 }
 
+const char* const small_mixers = "mixers --max-tokens 128 -D 16,32 --heads 2 --repeats 1 -t 2 --plot ";
+constexpr size_t all_mixers = 13;
+
+// Every element is closed, and in the order in which they were opened; there is one root.
+bool well_formed(const std::string& xml) {
+  std::vector<std::string> open;
+  size_t roots = 0;
+  for (size_t at = xml.find('<'); at != std::string::npos; at = xml.find('<', at + 1)) {
+    const size_t end = xml.find('>', at);
+    if (end == std::string::npos) return false;
+    const std::string tag = xml.substr(at + 1, end - at - 1), name = tag.substr(0, tag.find_first_of(" /\n", 1));
+    if (std::count(tag.begin(), tag.end(), '"') % 2 || tag.find('<') != std::string::npos) return false;
+    if (tag[0] == '/') {
+      if (open.empty() || "/" + open.back() != tag) return false;
+      open.pop_back();
+    } else {
+      roots += open.empty();
+      if (tag.back() != '/') open.push_back(name);
+    }
+  }
+  return open.empty() && roots == 1;
+}
+
+TEST(Bench, MixersAsTableAndPicture) {
+  const fs::path plot = scratch_dir() / "mixers.svg";
+  const Ran ran = bench(small_mixers + plot.string());
+  ASSERT_EQ(ran.code, 0) << ran.output;
+  size_t rows = 0;
+  for (size_t at = 0; (at = ran.output.find("\n| ", at)) != std::string::npos; ++at) ++rows;
+  EXPECT_EQ(rows, 2 + all_mixers * 2 * 2) << ran.output;   // head, rule, T = 64 and 128 at two sizes
+  for (const char* words : {"| mixer | D | T | prefill ms | x tiled | x naive |", "| attention naive | 32 | 128 | ", "Lines to reach:",
+                            "log-linear mamba2, D = 16: prefill ",
+                            "gated delta, 8 drafted tokens against one (2 heads of 16, states from memory): "})
+    EXPECT_NE(ran.output.find(words), std::string::npos) << words << "\n" << ran.output;
+  const std::string svg = read_file(plot.string());
+  EXPECT_TRUE(well_formed(svg));
+  EXPECT_FALSE(well_formed(svg.substr(0, svg.size() / 2)));
+  size_t lines = 0;
+  for (size_t at = 0; (at = svg.find("<polyline", at)) != std::string::npos; ++at) ++lines;
+  EXPECT_EQ(lines, all_mixers * 2 * 2);                    // a panel for each size, prefill above decoding
+  EXPECT_FALSE(fs::exists(plot.string() + ".part"));
+}
+
+TEST(Bench, MixersAsJson) {
+  const fs::path plot = scratch_dir() / "mixers_json.svg";
+  const Ran ran = bench(small_mixers + plot.string() + " --json");
+  ASSERT_EQ(ran.code, 0) << ran.output;
+  const Json json = Json::parse(ran.output);
+  EXPECT_EQ(json["curves"].size(), all_mixers * 2);
+  EXPECT_EQ(json["crossings"].size(), (all_mixers - 1) * 2);
+  for (const Json& curve : json["curves"]) {
+    ASSERT_EQ(curve["points"].size(), 2) << curve;
+    for (const Json& point : curve["points"])
+      for (const char* key : {"prefill_s", "prefill_gflops", "prefill_share_of_peak", "prefill_x_tiled", "prefill_x_naive", "decode_s",
+                              "decode_x_tiled", "memory_bytes", "beside_rows_bytes"})
+        EXPECT_GT(point[key].get<double>(), 0) << key << " of " << curve;
+    EXPECT_EQ(curve.contains("rounds"), curve["mixer"] == "mesa");
+  }
+  for (const Json& line : json["lines"]) EXPECT_TRUE(line["measured"].is_string() && line["aim"].is_string()) << line;
+}
+
+TEST(Bench, MixersLeaveOutWhatTakesTooLong) {
+  const Ran ran = bench("mixers --max-tokens 2048 -D 16 --heads 1 --repeats 1 -t 2 --seconds 1e-9 --only tiled --csv --plot " +
+                        (scratch_dir() / "late.svg").string());
+  ASSERT_EQ(ran.code, 0) << ran.output;
+  EXPECT_NE(ran.output.find("\nattention tiled,16,2048,-,"), std::string::npos) << ran.output;   // decoded all the same
+  EXPECT_NE(ran.output.find(",prefill takes over 1e-09 s\n"), std::string::npos) << ran.output;
+}
+
+// Worked out by hand: pages 0, 1, 2, 3 read 0, 1, 1, 2 buckets.
+TEST(Bench, WorkOfAMixer) {
+  const MixerSize size{.heads = 2, .width = 16};
+  EXPECT_EQ(mixer_kind("attention tiled").prefill_flops(64, size, 0), 2 * 4 * 16 * (64 * 65 / 2));
+  EXPECT_EQ(mixer_kind("linear").prefill_flops(64, size, 0), 2 * 64 * (4 * 256 + 2 * 64 * 16));
+  EXPECT_EQ(mixer_kind("gated delta").decode_flops(64, size, 0), 2 * 7 * 256);
+  EXPECT_EQ(mixer_kind("log-linear mamba2").prefill_flops(256, size, 0), 2 * (256 * (2 * 256 + 2 * 64 * 16) + 2 * 256 * 64 * 4));
+  EXPECT_EQ(mixer_kind("log-linear mamba2").decode_flops(256, size, 0), 2 * 256 * 2 * (1 + 2));
+  EXPECT_EQ(mixer_kind("mesa").decode_flops(64, size, 5), 2 * 256 * (2 * 5 + 6));
+  EXPECT_EQ(PlainAttention::flops(size, 64, 64), 2 * 4 * 16 * 64 * 64);
+}
+
+// What follows from times that are made up: T^2 against T from 100 times as much, T log T.
+TEST(Bench, CrossingsAndSlopes) {
+  std::vector<MixerCurve> curves(3);
+  curves[0].mixer = "linear", curves[1].mixer = "attention tiled", curves[2].mixer = "log-linear mamba2";
+  for (int64_t T = 64; T <= 65536; T *= 2) {
+    const double t = double(T);
+    curves[0].points.push_back({.tokens = T, .prefill = t * 2000, .decode = 5});
+    curves[1].points.push_back({.tokens = T, .prefill = t * t, .decode = t / 100});
+    curves[2].points.push_back({.tokens = T, .prefill = t * std::log2(t), .decode = T == 1024 ? 1.0 : 4.0});
+  }
+  const std::vector<Crossing> crossed = crossings(curves);
+  ASSERT_EQ(crossed.size(), 2);
+  EXPECT_EQ(crossed[0].prefill, 2048);
+  EXPECT_EQ(crossed[0].decode, 512);
+  const std::vector<MixerLine> lines = curve_lines(curves);
+  auto line = [&](const std::string& begin) {
+    for (const MixerLine& l : lines)
+      if (l.what.starts_with(begin)) return l;
+    return MixerLine();
+  };
+  EXPECT_EQ(line("log-linear mamba2, slope").measured, "1.104");
+  EXPECT_EQ(line("log-linear mamba2, decoding").measured, "4.00x");
+  EXPECT_FALSE(line("log-linear mamba2, decoding").reached);
+  // T/2000 of a limit of T/128, everywhere alike.
+  EXPECT_EQ(line("linear attention against tiled").measured, "6% at 4096, the least up to 65536");
+}
+
+// The rivals compute what they are said to: attention against its formula, gated delta against the op.
+TEST(Bench, PlainAttentionIsAttention) {
+  PlainAttention plain({.heads = 3, .width = 16}, 21, 37, 2);
+  for (const Tensor* t : {&plain.q, &plain.k, &plain.v})
+    for (int64_t i = 0; i < t->count(); ++i) t->at<float>()[i] = float(std::sin(0.37 * double(i % 1013)));
+  plain.run();
+  for (int64_t h = 0; h < 3; ++h)
+    for (int64_t t = 0; t < 21; ++t) {
+      std::vector<double> weights, o(16);
+      double sum = 0;
+      for (int64_t j = 0; j <= 37 - 21 + t; ++j) {
+        double dot = 0;
+        for (int64_t d = 0; d < 16; ++d) dot += double(plain.q.row<float>(h * 21 + t)[d]) * plain.k.row<float>(h * 37 + j)[d];
+        weights.push_back(std::exp(dot)), sum += weights.back();
+      }
+      for (size_t j = 0; j < weights.size(); ++j)
+        for (int64_t d = 0; d < 16; ++d) o[size_t(d)] += weights[j] / sum * plain.v.row<float>(h * 16 + d)[j];
+      for (int64_t d = 0; d < 16; ++d) EXPECT_NEAR(plain.output(h).row<float>(t)[d], o[size_t(d)], 1e-5) << h << " " << t << " " << d;
+    }
+}
+
+TEST(Bench, PlainDeltaIsGatedDelta) {
+  constexpr int64_t H = 2, D = 48, T = 5;
+  ThreadPool pool(2);
+  PlainDelta plain({.heads = H, .width = D}, pool);
+  const auto device = cpu(1);
+  DeviceTensors given(*device);
+  auto zeros = [&](const Shape& shape) { return given.floats(shape, std::vector<float>(size_t(shape.count()))); };
+  auto repeated = [&](const Shape& shape, const std::vector<float>& one) {   // the same token T times
+    std::vector<float> all;
+    for (int64_t t = 0; t < T; ++t) all.insert(all.end(), one.begin(), one.end());
+    return given.floats(shape, all);
+  };
+  const Tensor table = given.ints({1, 1}, {0});
+  auto graph = std::make_unique<Graph>();
+  graph->output("o", graph->record(Linear{
+      .q = repeated({T, H, D}, plain.q), .k = repeated({T, H, D}, plain.k), .v = repeated({T, H, D}, plain.v),
+      .g = repeated({T, H}, plain.g), .beta = repeated({T, H}, plain.beta), .page = table, .slab = table,
+      .seq = given.ints({T}, std::vector<int32_t>(T)), .pos = given.ints({T}, {0, 1, 2, 3, 4}), .rows_k = zeros({1, page_tokens, H, D}), .rows_u = zeros({1, page_tokens, H, D}),
+      .rows_g = zeros({1, page_tokens, H, 1}), .S = zeros({1, H, D, D}), .scale = 1 / std::sqrt(float(D))}).o);
+  const auto program = device->compile(std::move(graph));
+  program->run();
+  for (int64_t t = 0; t < T; ++t) {
+    plain.run();
+    EXPECT_LT(worst_difference(plain.o, {program->output("o").row<float>(t * H), size_t(H * D)}), 1e-5f) << t;
+  }
+}
+
 TEST(Bench, RefusesNonsenseInOneSentence) {
   const std::vector<std::pair<std::string, std::string>> all = {
       {"ops --only nothing", "no case has 'nothing'"}, {"ops --type f5", "no weight format 'f5'"},
       {"ops --device tpu", "'tpu' is no device"},      {"ops --device cuda:99", "cuda"},
-      {"model --shape 9b", "there is no shape '9b'"},  {"model --repeats 0", "must be positive"}};
+      {"model --shape 9b", "there is no shape '9b'"},  {"model --repeats 0", "must be positive"},
+      {"mixers --max-tokens 63", "--max-tokens is 63; expected 64 to 1048576"}, {"mixers --only nothing", "no mixer has 'nothing'"},
+      {"mixers -D 40", "--sizes has 40"},              {"mixers --heads 0", "--heads is 0"},
+      {"mixers --seconds 0", "--seconds"},             {"mixers --repeats 0", "must be positive"},
+      {"mixers --plot /nowhere/at/all.svg", "there is no folder '/nowhere/at'"}, {"mixers --plot ''", "wants the name of a file"},
+      {"mixers --golden /nowhere", "'/nowhere' is no folder"}};
   for (const auto& [flags, words] : all) {
     const Ran ran = bench(flags);
     EXPECT_EQ(ran.code, 1) << ran.output;

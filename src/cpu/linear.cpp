@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Linear on the CPU. A unit of work is one head of one run: it walks the run's pages, the state of one being the beginning of the next.
-// Whoever is free takes the next unit; none reads what another writes, so which worker takes which changes no bit.
+// Whoever is free takes the next unit, but where steps are short (decoding) a worker keeps its heads, whose states lie in its cache;
+// none reads what another writes, so which worker takes which changes no bit.
 #include <algorithm>
 
 #include "cpu/simd/simd.h"
@@ -90,8 +91,12 @@ void run(const Linear& op, Worker w) {
   for (int64_t t : w.share(op.q.dim(0)))
     for (int64_t h = 0; seq[t] < 0 && h < op.heads(); ++h) std::fill_n(op.o.row<float>(t * op.heads() + h), op.v.dim(2), 0.0f);
   Walk walk(op, reinterpret_cast<float*>(w.scratch) + own_floats(op) * w.index);
-  int64_t unit = 0, claimed = 0;
-  auto claim = [&] { return w.team ? w.next() : claimed++; };
+  int64_t runs = 0;
+  each_run(op.seq, op.pos, [&](const Run&, int64_t) { ++runs; });
+  const bool decodes = op.q.dim(0) <= 8 * runs;
+  const Range own = w.share(runs * op.heads());
+  int64_t unit = 0, claimed = decodes ? own.first : 0;
+  auto claim = [&] { return decodes ? claimed < own.last ? claimed++ : -1 : w.team ? w.next() : claimed++; };
   int64_t mine = claim();
   each_run(op.seq, op.pos, [&](const Run& run, int64_t) {
     for (int64_t h = 0; h < op.heads(); ++h)

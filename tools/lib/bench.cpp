@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "tools/lib/bench.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
+
+#include "tools/lib/random_model.h"
 
 namespace folio {
 
@@ -50,6 +53,43 @@ std::string fixed(double value, int digits) {
   char buffer[32];
   std::snprintf(buffer, sizeof buffer, "%.*f", digits, value);
   return buffer;
+}
+
+DeviceTensors::~DeviceTensors() {
+  for (const auto& [at, bytes] : blocks_) device_.free(at, bytes);
+}
+
+Tensor DeviceTensors::make(DType type, const Shape& shape) {
+  const int64_t bytes = bytes_of(type, shape.count());
+  blocks_.emplace_back(device_.alloc(bytes), bytes);
+  return Tensor::of(type, shape, blocks_.back().first);
+}
+
+Tensor DeviceTensors::random(DType type, const Shape& shape) {
+  const Tensor t = make(type, shape);
+  std::vector<std::byte>& piece = pieces_[type];
+  if (piece.empty()) piece = random_bytes(type);
+  for (int64_t at = 0; at < t.bytes(); at += int64_t(piece.size()))
+    device_.upload(t.data + at, piece.data(), std::min(t.bytes() - at, int64_t(piece.size())));
+  return t;
+}
+
+Tensor DeviceTensors::floats(const Shape& shape, const std::vector<float>& numbers) {
+  const Tensor t = make(F32, shape);
+  device_.upload(t.data, numbers.data(), t.bytes());
+  return t;
+}
+
+Tensor DeviceTensors::ints(const Shape& shape, const std::vector<int32_t>& numbers) {
+  const Tensor t = make(I32, shape);
+  device_.upload(t.data, numbers.data(), t.bytes());
+  return t;
+}
+
+int64_t DeviceTensors::bytes() const {
+  int64_t all = 0;
+  for (const auto& [at, bytes] : blocks_) all += bytes;
+  return all;
 }
 
 }  // namespace folio

@@ -9,46 +9,10 @@
 #include "ops/ops.h"
 #include "tools/lib/machine.h"
 #include "tools/lib/model.h"
-#include "tools/lib/random_model.h"
 
 namespace folio {
 
 namespace {
-
-// Tensors in the memory of a device, given back at the end.
-class DeviceTensors {
- public:
-  explicit DeviceTensors(Device& device) : device_(device) {}
-  ~DeviceTensors() {
-    for (const auto& [at, bytes] : blocks_) device_.free(at, bytes);
-  }
-  DeviceTensors(const DeviceTensors&) = delete;
-  DeviceTensors& operator=(const DeviceTensors&) = delete;
-
-  Tensor random(DType type, const Shape& shape) {
-    const Tensor t = make(type, shape);
-    std::vector<std::byte>& piece = pieces_[type];
-    if (piece.empty()) piece = random_bytes(type);
-    for (int64_t at = 0; at < t.bytes(); at += int64_t(piece.size()))
-      device_.upload(t.data + at, piece.data(), std::min(t.bytes() - at, int64_t(piece.size())));
-    return t;
-  }
-  Tensor ints(const Shape& shape, const std::vector<int32_t>& numbers) {
-    const Tensor t = make(I32, shape);
-    device_.upload(t.data, numbers.data(), t.bytes());
-    return t;
-  }
-
- private:
-  Tensor make(DType type, const Shape& shape) {
-    const int64_t bytes = bytes_of(type, shape.count());
-    blocks_.emplace_back(device_.alloc(bytes), bytes);
-    return Tensor::of(type, shape, blocks_.back().first);
-  }
-  Device& device_;
-  std::vector<std::pair<std::byte*, int64_t>> blocks_;
-  std::map<DType, std::vector<std::byte>> pieces_;
-};
 
 // The nodes of one case, each on the next of several sets of weights or pools.
 class CaseNodes {

@@ -116,11 +116,14 @@ template <int R> FOLIO_INLINE void linear_put(const Vec (&sums)[R][linear_vector
     for (int n = 0; n < linear_vectors; ++n) store(to + r * stride + n * Vec::lanes, sums[r][n]);
 }
 
-// fn(row, rows): tiles of linear_tile rows at multiples of it, single rows where there is no whole tile.
-template <class Tile, class Single> FOLIO_INLINE void linear_tiles(int from, int to, Tile tile, Single single) {
+// each(LinearRows<R>(), row): tiles of linear_tile rows as far as they go, one of half as many, single rows.
+template <int R> struct LinearRows { static constexpr int count = R; };
+template <class Each> FOLIO_INLINE void linear_tiles(int from, int to, Each each) {
   for (int row = from; row < to;) {
-    if (row % linear_tile == 0 && row + linear_tile <= to) tile(row), row += linear_tile;
-    else single(row), ++row;
+    constexpr int half = linear_tile / 2;
+    if (to - row >= linear_tile) each(LinearRows<linear_tile>(), row), row += linear_tile;
+    else if (to - row >= half) each(LinearRows<half>(), row), row += half;
+    else each(LinearRows<1>(), row), ++row;
   }
 }
 
@@ -165,15 +168,15 @@ template <int R> FOLIO_INLINE void linear_scores(const LinearWork& w, const floa
 }
 // Columns up to the row itself, or the first `columns`.
 void linear_score_rows(const LinearWork& w, const float* a, float* to, int from, int end, int columns) {
-  linear_tiles(from, end, [&](int row) { linear_scores<linear_tile>(w, a, to, row, columns ? columns : row + linear_tile); },
-               [&](int row) { linear_scores<1>(w, a, to, row, columns ? columns : row + 1); });
+  linear_tiles(from, end, [&](auto rows, int row) { linear_scores<rows.count>(w, a, to, row, columns ? columns : row + rows.count); });
 }
+
+constexpr float linear_order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 // One decay a token at most.
 void linear_scalar(const LinearWork& w) {
   const LinearPage& p = w.p;
   constexpr int lanes = Vec::lanes;
-  static constexpr float order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (int row = p.from; row < p.to; ++row) linear_copy(w.queries + row * w.wide, p.q + (row - p.from) * p.q_stride, p.K, w.wide);
   linear_turn(w.keys, w.wide, p.to, p.K, w.turned, int64_t(p.K) * linear_panel, linear_panel);
   linear_score_rows(w, w.queries, w.P, p.from, p.to, 0);
@@ -185,7 +188,7 @@ void linear_scalar(const LinearWork& w) {
     const float minus = p.beta && row >= p.from ? -p.beta[(row - p.from) * p.beta_stride] : 0;
     for (int s = 0; s <= row; s += lanes) {
       Vec x = zero();
-      if (p.decay == LinearPage::constant) x = min(zero(), splat(p.rate) * (splat(float(row - s)) - load(order)));
+      if (p.decay == LinearPage::constant) x = min(zero(), splat(p.rate) * (splat(float(row - s)) - load(linear_order)));
       else if (p.decay == LinearPage::scalar) x = s < row ? load(w.between + s) + splat(w.gate[row]) : zero();
       store(w.between + s, x);
     }
@@ -275,46 +278,17 @@ void linear_channels(const LinearWork& w) {
 
 // --- u and o.
 
-// One row against all of S, where that lies row behind row: S passes by once.
-void linear_one_state(const LinearWork& w, int row) {
-  const LinearPage& p = w.p;
-  constexpr int lanes = Vec::lanes, W = linear_wide;
-  const float *q = w.q_state + row * w.wide, *k = w.k_state + row * w.wide;
-  for (int at = 0; at < p.V; at += W * lanes) {
-    Vec of_q[W], of_k[W];
-    auto place = [&](float* panels, int i) {
-      const int column = at + i * lanes;
-      return panels + int64_t(column / linear_panel) * 64 * linear_panel + row * linear_panel + column % linear_panel;
-    };
-    for (int i = 0; i < W; ++i) of_q[i] = zero(), of_k[i] = load(place(w.u, i));
-    const float* S = p.S + at;
-    for (int c = 0; c < p.K; ++c, S += p.S_stride) {
-      const Vec x = splat(q[c]), y = p.beta ? splat(k[c]) : zero();
-      FOLIO_UNROLL
-      for (int i = 0; i < W; ++i) {
-        const Vec s = load(S + i * lanes);
-        of_q[i] = fma(x, s, of_q[i]);
-        if (p.beta) of_k[i] = fma(y, s, of_k[i]);
-      }
-    }
-    for (int i = 0; i < W; ++i) {
-      store(place(w.o, i), of_q[i]);
-      if (p.beta) store(place(w.u, i), of_k[i]);
-    }
-  }
-}
-
 // What a panel's rows have from S.
-template <int R> FOLIO_INLINE void linear_state(const LinearWork& w, int row, const float* S, float* u, float* o) {
+template <int R> FOLIO_INLINE void linear_state(const LinearWork& w, int row, const float* S, int64_t stride, float* u, float* o) {
   Vec sums[R][linear_vectors];
   if (w.p.beta) {
     linear_get(sums, u + row * linear_panel, linear_panel);
-    linear_add(sums, w.k_state + row * w.wide, w.wide, w.p.K, S, linear_panel);
+    linear_add(sums, w.k_state + row * w.wide, w.wide, w.p.K, S, stride);
     linear_put(sums, u + row * linear_panel, linear_panel);
   }
   for (int r = 0; r < R; ++r)
     for (int n = 0; n < linear_vectors; ++n) sums[r][n] = zero();
-  linear_add(sums, w.q_state + row * w.wide, w.wide, w.p.K, S, linear_panel);
+  linear_add(sums, w.q_state + row * w.wide, w.wide, w.p.K, S, stride);
   linear_put(sums, o + row * linear_panel, linear_panel);
 }
 
@@ -421,45 +395,138 @@ FOLIO_INLINE void linear_fetch(const LinearWork& w, int row, int at) {
   }
 }
 
-void linear_panel_of(const LinearWork& w, int at, bool apart) {
+void linear_panel_of(const LinearWork& w, int at) {
   const LinearPage& p = w.p;
   float *u = w.u + int64_t(at) * 64, *o = w.o + int64_t(at) * 64, *packed = w.S + int64_t(at) * p.K;
-  const float* S = p.S ? apart ? p.S + at : packed : nullptr;
-  const int64_t stride = apart ? p.S_stride : linear_panel;
-  if (!apart) {
-    for (int c = 0; p.S && c < p.K; ++c)
-      for (int n = 0; n < linear_panel; n += Vec::lanes)
-        store(packed + c * linear_panel + n, linear_load(p.S + c * p.S_stride, at + n, p.V));
-    for (int row = p.from; !p.S && row < p.to; ++row)
-      for (int n = 0; n < linear_panel; n += Vec::lanes) store(o + row * linear_panel + n, zero());
-    if (p.S)
-      linear_tiles(
-          p.from, p.to, [&](int row) { linear_fetch(w, row, at), linear_state<linear_tile>(w, row, S, u, o); },
-          [&](int row) { linear_state<1>(w, row, S, u, o); });
-  }
-  linear_tiles(p.from, p.to, [&](int row) { linear_within<linear_tile>(w, row, u, o); }, [&](int row) { linear_within<1>(w, row, u, o); });
+  const bool lies = p.to - p.from <= 2 * linear_tile && p.V % linear_panel == 0;   // few rows do not pay for packing S
+  const float* S = !p.S ? nullptr : lies ? p.S + at : packed;
+  const int64_t stride = lies ? p.S_stride : linear_panel;
+  for (int c = 0; p.S && !lies && c < p.K; ++c)
+    for (int n = 0; n < linear_panel; n += Vec::lanes)
+      store(packed + c * linear_panel + n, linear_load(p.S + c * p.S_stride, at + n, p.V));
+  for (int row = p.from; !S && row < p.to; ++row)
+    for (int n = 0; n < linear_panel; n += Vec::lanes) store(o + row * linear_panel + n, zero());
+  if (S)
+    linear_tiles(p.from, p.to, [&](auto rows, int row) {
+      if (rows.count == linear_tile) linear_fetch(w, row, at);
+      linear_state<rows.count>(w, row, S, stride, u, o);
+    });
+  linear_tiles(p.from, p.to, [&](auto rows, int row) { linear_within<rows.count>(w, row, u, o); });
   for (int row = p.from; row < p.to; ++row)
     for (int n = 0; n < linear_panel; n += Vec::lanes) {
       const Vec x = load(o + row * linear_panel + n);
       linear_store(p.o + (row - p.from) * p.o_stride, at + n, p.V, p.normalise ? x / splat(w.norm[row]) : x);
       linear_store(p.rows_u + row * p.rows_u_stride, at + n, p.V, load(u + row * linear_panel + n));
     }
-  if (p.S_to)
-    linear_tiles(
-        0, p.K, [&](int c) { linear_fold<linear_tile>(w, c, at, S, stride, u); }, [&](int c) { linear_fold<1>(w, c, at, S, stride, u); });
+  if (p.S_to) linear_tiles(0, p.K, [&](auto rows, int c) { linear_fold<rows.count>(w, c, at, S, stride, u); });
+}
+
+// --- Decoding: one row that does not fill its page. The same chains, but what is there is read where it lies, and once.
+
+// Of the rows s .. s + lanes − 1 the log decay up to the row, summed from the older to the newer.
+FOLIO_INLINE Vec linear_token_decay(const LinearWork& w, int row, int s) {
+  const LinearPage& p = w.p;
+  if (p.decay == LinearPage::constant) return min(zero(), splat(p.rate) * (splat(float(row - s)) - load(linear_order)));
+  Vec sum = zero();
+  for (int r = s + 1; p.decay == LinearPage::scalar && r <= row; ++r) {
+    sum += splat(w.gate[r]);
+    if (r - s < Vec::lanes) sum = select(first(r - s), sum, zero());
+  }
+  return sum;
+}
+
+// q and k of the row times all keys of the rows s .. s + lanes − 1; beyond the row, for nobody, times its own.
+FOLIO_INLINE void linear_token_products(const LinearWork& w, int row, int s, Vec& of_q, Vec& of_k) {
+  const LinearPage& p = w.p;
+  constexpr int lanes = Vec::lanes;
+  of_q = of_k = zero();
+  for (int c = 0; c < p.K; c += lanes) {
+    Vec square[lanes];
+    FOLIO_UNROLL
+    for (int i = 0; i < lanes; ++i) square[i] = linear_load(s + i < row ? p.rows_k + (s + i) * p.rows_k_stride : p.k, c, p.K);
+    transpose(square);
+    FOLIO_UNROLL
+    for (int i = 0; i < lanes; ++i) {
+      if (c + i >= p.K) break;
+      of_q = fma(splat(p.q[c + i]), square[i], of_q);
+      if (p.beta) of_k = fma(splat(p.k[c + i]), square[i], of_k);
+    }
+  }
+}
+
+// P and A of the row, and its factors of S, where a token has one decay at most.
+void linear_token_scores(const LinearWork& w, int row) {
+  const LinearPage& p = w.p;
+  constexpr int lanes = Vec::lanes;
+  float sum = p.decay == LinearPage::constant ? p.rate * float(row + 1) : 0;
+  if (p.decay == LinearPage::scalar) {
+    for (int s = 0; s < row; ++s) w.gate[s] = p.rows_g[s * p.rows_g_stride];
+    p.rows_g[row * p.rows_g_stride] = w.gate[row] = p.g[0];
+    for (int s = 0; s <= row; ++s) sum += w.gate[s];
+  }
+  const Vec scale = splat(p.scale), minus = splat(p.beta ? -p.beta[0] : 0), until = exp(splat(sum));
+  for (int s = 0; s <= row; s += lanes) {
+    Vec of_q, of_k;
+    linear_token_products(w, row, s, of_q, of_k);
+    const Vec by = exp(linear_token_decay(w, row, s));
+    store(w.P + row * 64 + s, of_q * (by * scale));
+    store(w.A + row * 64 + s, of_k * (by * minus));
+  }
+  for (int c = 0; c < w.wide; c += lanes) {
+    const Vec key = linear_load(p.k, c, p.K);
+    if (p.writes_k) linear_store(p.rows_k + row * p.rows_k_stride, c, p.K, key);
+    store(w.q_state + row * w.wide + c, linear_load(p.q, c, p.K) * (until * scale));
+    store(w.k_state + row * w.wide + c, key * (until * minus));
+  }
+}
+
+// W registers of u and o.
+template <int W> FOLIO_INLINE void linear_token_columns(const LinearWork& w, int row, int at) {
+  const LinearPage& p = w.p;
+  constexpr int lanes = Vec::lanes;
+  auto get = [&](const float* from, int i) { return W > 1 ? load(from + at + i * lanes) : linear_load(from, at, p.V); };
+  auto put = [&](float* to, int i, Vec x) { W > 1 ? store(to + at + i * lanes, x) : linear_store(to, at, p.V, x); };
+  Vec u[W], o[W];
+  for (int i = 0; i < W; ++i) u[i] = get(p.v, i) * splat(p.beta ? p.beta[0] : 1), o[i] = zero();
+  auto take = [&](const float* x, float of_u, float of_o) {   // one row of S, or of u
+    const Vec a = splat(of_u), b = splat(of_o);
+    FOLIO_UNROLL
+    for (int i = 0; i < W; ++i) {
+      const Vec y = get(x, i);
+      o[i] = fma(b, y, o[i]);
+      if (p.beta) u[i] = fma(a, y, u[i]);
+    }
+  };
+  for (int c = 0; p.S && c < p.K; ++c) take(p.S + c * p.S_stride, w.k_state[row * w.wide + c], w.q_state[row * w.wide + c]);
+  for (int s = 0; s < row; ++s) take(p.rows_u + s * p.rows_u_stride, w.A[row * 64 + s], w.P[row * 64 + s]);
+  for (int i = 0; i < W; ++i) {
+    o[i] = fma(splat(w.P[row * 64 + row]), u[i], o[i]);
+    put(p.rows_u + row * p.rows_u_stride, i, u[i]);
+    put(p.o, i, p.normalise ? o[i] / splat(w.norm[row]) : o[i]);
+  }
+}
+
+void linear_token(const LinearWork& w, int row) {
+  const LinearPage& p = w.p;
+  constexpr int lanes = Vec::lanes, few = linear_wide / 2;
+  if (p.decay == LinearPage::channel) linear_gather(w), linear_channels(w);
+  else linear_token_scores(w, row);
+  if (p.normalise) linear_norms(w);
+  int at = 0;
+  for (; at + linear_wide * lanes <= p.V; at += linear_wide * lanes) linear_token_columns<linear_wide>(w, row, at);
+  for (; at + few * lanes <= p.V; at += few * lanes) linear_token_columns<few>(w, row, at);
+  for (; at < p.V; at += lanes) linear_token_columns<1>(w, row, at);
 }
 
 void linear_page_of(const LinearPage& p) {
   const LinearWork w(p);
+  if (p.to - p.from == 1 && !p.S_to) return linear_token(w, p.from);
   linear_gather(w);
   if (p.decay == LinearPage::channel) linear_channels(w);
   else linear_scalar(w);
   if (p.normalise) linear_norms(w);
   if (p.S_to) linear_fold_keys(w);
-  // A single row, decoding, does not pay for packing S.
-  const bool apart = p.S && p.to - p.from == 1 && p.V % (linear_wide * Vec::lanes) == 0 && p.V % linear_panel == 0;
-  if (apart) linear_one_state(w, p.from);
-  for (int at = 0; at < p.V; at += linear_panel) linear_panel_of(w, at, apart);
+  for (int at = 0; at < p.V; at += linear_panel) linear_panel_of(w, at);
   if (p.S_to && p.normalise) linear_fold_z(w);
 }
 
