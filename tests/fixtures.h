@@ -103,7 +103,7 @@ inline float worst_difference(std::span<const float> a, std::span<const float> b
   float worst = 0;
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
     const float d = std::fabs(a[i] - b[i]);
-    if (!(d <= worst)) worst = d;   // NaN counts as worst
+    if (!(d <= worst) && !std::isnan(worst)) worst = d;   // NaN counts as worst
   }
   return worst;
 }

@@ -175,9 +175,9 @@ TEST(Cache, RandomScriptsKeepEverySlabThatIsGoneOnFrom) {
 TEST(Cache, SlabsAreFewAndUncertainTokensBounded) {
   auto device = cpu(1);
   Cache cache(*device, Shadow::spec({{64, 0}, {0, 0, Rows::slabs}, {0, 0, Rows::chain}}), {.context = 64 * 1024, .step_tokens = 512});
-  EXPECT_EQ(cache.free_pages(1), 4);
-  EXPECT_EQ(cache.free_pages(2), 4 + 11);
-  EXPECT_EQ(cache.memory().layers[1].slab("k").tensor.shape, Shape({4, 3, 2}));
+  EXPECT_EQ(cache.free_pages(1), 5);
+  EXPECT_EQ(cache.free_pages(2), 5 + 11);
+  EXPECT_EQ(cache.memory().layers[1].slab("k").tensor.shape, Shape({5, 3, 2}));
   Seq seq = cache.open({});
   EXPECT_THROW(cache.reserve(seq, 100), Error) << "too many tokens that may be rejected";
   for (int i = 0; i < 128; ++i) {
@@ -185,6 +185,14 @@ TEST(Cache, SlabsAreFewAndUncertainTokensBounded) {
     cache.commit(seq, std::vector<Token>(512, 1));
   }
   EXPECT_FALSE(cache.reserve(seq, 1, 1));
+  cache.close(seq);
+  // A long part that is certain and drafts behind it, from every place in a page.
+  seq = cache.open({});
+  for (int i = 0; i < 200; ++i) {
+    const int n = 1 + i * 37 % 448;
+    ASSERT_TRUE(cache.reserve(seq, n + 64, n)) << i;
+    cache.commit(seq, std::vector<Token>(size_t(n), 1));
+  }
   cache.close(seq);
 }
 

@@ -30,7 +30,7 @@ class Inspect : public testing::Test {
   }
   ~Inspect() override { fs::remove_all(folder); }
 
-  static WeightsWriter writer() {
+  static WeightsWriter writer(bool odd = true) {
     WeightsWriter w;
     w.meta("arch", "decoder")
         .meta("dim", 64)
@@ -39,7 +39,7 @@ class Inspect : public testing::Test {
         .meta("escape", "\x1b[31mred\nline");
     w.meta("list", std::vector<int64_t>(100, 7)).meta("words", std::vector<std::string>{"a", "b\"c"});
     w.tensor("norm", {4}, {1, -2, 0, 5}).tensor("mix.weight", {32, 32}, std::vector<float>(1024, 0.5f), Q8_0);
-    w.tensor("odd", {5}, {1, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3, -HUGE_VALF});
+    if (odd) w.tensor("odd", {5}, {1, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 3, -HUGE_VALF});
     w.integers("ids", {2, 2}, {-1, 0, 1, 1 << 30}).bytes("bytes", {3}, "\1\2\3");
     w.tensor("ffn.weight", {2, 128}, std::vector<float>(256, 1.75f), F8_E4M3);
     return w;
@@ -103,15 +103,17 @@ TEST_F(Inspect, JsonHoldsAll) {
 }
 
 TEST_F(Inspect, VerifyFindsDamage) {
-  const Ran good = run("--verify " + model);
+  const std::string sound = (folder / "sound.folio").string();
+  writer(false).save(sound);
+  const Ran good = run("--verify " + sound);
   EXPECT_EQ(good.code, 0) << good.err;
   EXPECT_TRUE(good.out.starts_with("OK   ")) << good.out;
-  EXPECT_EQ(Json::parse(run("--verify --json " + model).out)["ok"], true);
+  EXPECT_EQ(Json::parse(run("--verify --json " + sound).out)["ok"], true);
 
-  std::string bytes = writer().bytes();
+  std::string bytes = writer(false).bytes();
   const Weights parsed("m", as_bytes(bytes));
   bytes[parsed.tensors()[1].offset + 100] ^= 1;
-  bytes[parsed.tensors()[3].offset] ^= 1;
+  bytes[parsed.tensors()[2].offset] ^= 1;
   save("bad.folio", bytes);
   const Ran bad = run("--verify " + (folder / "bad.folio").string());
   EXPECT_EQ(bad.code, 1);
@@ -121,6 +123,43 @@ TEST_F(Inspect, VerifyFindsDamage) {
   EXPECT_EQ(json.code, 1);
   EXPECT_EQ(Json::parse(json.out)["bad"], (std::vector<std::string>{"mix.weight", "ids"}));
   EXPECT_EQ(run((folder / "bad.folio").string()).code, 0);  // damaged data can still be listed
+}
+
+// In every float format, in a number or in the scale of a block.
+TEST_F(Inspect, VerifyNamesTensorsThatHoldWhatIsNoNumber) {
+  const auto bytes_of_number = [](auto n) { return std::string(reinterpret_cast<const char*>(&n), sizeof n); };
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  struct Spoilt {
+    DType type;
+    size_t at;           // byte of a tensor [2,128]
+    std::string bytes;
+    const char* what;
+  };
+  for (const Spoilt& s : std::vector<Spoilt>{{F32, 4 * 130, bytes_of_number(nan), "NaN at [1,2]"},
+                                             {F32, 0, bytes_of_number(-inf), "infinity at [0,0]"},
+                                             {F16, 2 * 255, bytes_of_number(uint16_t(0x7e00)), "NaN at [1,127]"},
+                                             {F16, 2 * 3, bytes_of_number(uint16_t(0xfc00)), "infinity at [0,3]"},
+                                             {BF16, 2 * 129, bytes_of_number(uint16_t(0x7fc0)), "NaN at [1,1]"},
+                                             {BF16, 2 * 127, bytes_of_number(uint16_t(0x7f80)), "infinity at [0,127]"},
+                                             {Q8_0, 34 * 5, bytes_of_number(uint16_t(0x7e00)), "NaN at [1,32]"},
+                                             {Q8_0, 34 * 1, bytes_of_number(uint16_t(0x7c00)), "infinity at [0,32]"},
+                                             {Q4_0, 18 * 4, bytes_of_number(uint16_t(0x7e00)), "NaN at [1,0]"},
+                                             {F8_E4M3, 68 * 1, bytes_of_number(nan), "NaN at [0,64]"},
+                                             {F8_E4M3, 68 * 2 + 4 + 7, "\x7f", "NaN at [1,7]"}}) {
+    WeightsWriter w = writer(false);
+    w.tensor("layer.3.mix.in.weight", {2, 128}, std::vector<float>(256, 1.5f), s.type);
+    w.entry("layer.3.mix.in.weight").data.replace(s.at, s.bytes.size(), s.bytes);
+    const std::string file = (folder / "nan.folio").string();
+    w.save(file);
+    const Ran ran = run("--verify " + file);
+    EXPECT_EQ(ran.code, 1);
+    EXPECT_EQ(ran.out, join("BAD  layer.3.mix.in.weight holds ", s.what, "\n")) << format(s.type).name;
+    EXPECT_NE(ran.err.find("nan.folio: 1 tensor holds what is no number"), std::string::npos) << ran.err;
+    const Ran json = run("--verify --json " + file);
+    EXPECT_EQ(json.code, 1);
+    EXPECT_EQ(Json::parse(json.out)["ok"], false);
+    EXPECT_EQ(Json::parse(json.out)["not_finite"], (std::vector<std::string>{join("layer.3.mix.in.weight holds ", s.what)}));
+  }
 }
 
 TEST_F(Inspect, StatisticsOfATensor) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// inspect: what is in a weight file, for people or as JSON; checks its hashes; statistics of one tensor. It reads and never writes.
+// inspect: what is in a weight file, for people or as JSON; checks its hashes and numbers; statistics of one tensor. It reads and never writes.
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -109,21 +109,23 @@ Json file_json(const Weights& w) {
 
 int verify(const Weights& w, bool json) {
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<std::string> bad = w.verify();
+  const std::vector<std::string> bad = w.verify(), broken = w.not_finite();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const bool ok = bad.empty() && broken.empty();
   if (json) {
-    print_json({{"file", w.path()}, {"tensors", w.tensors().size()}, {"ok", bad.empty()}, {"bad", bad}});
-    return bad.empty() ? 0 : 1;
+    print_json({{"file", w.path()}, {"tensors", w.tensors().size()}, {"ok", ok}, {"bad", bad}, {"not_finite", broken}});
+    return ok ? 0 : 1;
   }
   for (const std::string& name : bad) std::printf("BAD  %s\n", name.c_str());
-  if (bad.empty()) {
-    std::printf("OK   %s: the index and all %zu tensors agree with their hashes (%s in %.2f s, %s/s)\n", w.path().c_str(),
-                w.tensors().size(), human_bytes(double(w.file_bytes())).c_str(), seconds,
-                human_bytes(double(w.file_bytes()) / seconds).c_str());
-    return 0;
-  }
-  fail(w.path(), ": ", bad.size(), bad.size() == 1 ? " part does" : " parts do",
-       " not agree with the index; copy or download the file again");
+  for (const std::string& what : broken) std::printf("BAD  %s\n", what.c_str());
+  check(bad.empty(), w.path(), ": ", bad.size(), bad.size() == 1 ? " part does" : " parts do",
+        " not agree with the index; copy or download the file again");
+  check(broken.empty(), w.path(), ": ", broken.size(), broken.size() == 1 ? " tensor holds" : " tensors hold",
+        " what is no number; the checkpoint that the file was made of is broken");
+  const double bytes = double(w.file_bytes());
+  std::printf("OK   %s: the index and all %zu tensors agree with their hashes, every weight is finite (%s in %.2f s, %s/s)\n",
+              w.path().c_str(), w.tensors().size(), human_bytes(bytes).c_str(), seconds, human_bytes(bytes / seconds).c_str());
+  return 0;
 }
 
 struct Statistics {
@@ -210,7 +212,8 @@ int main(int argc, char** argv) {
   std::string file, tensor;
   bool check_hashes = false, json = false;
   app.add_option("FILE", file, "the weight file")->required();
-  auto* verify_flag = app.add_flag("--verify", check_hashes, "check the hash of every tensor instead; exit code 1 if one differs");
+  auto* verify_flag = app.add_flag(
+      "--verify", check_hashes, "check hash and numbers of every tensor instead; exit code 1 if one differs or holds NaN or infinity");
   app.add_option("--tensor", tensor, "statistics of this tensor instead: min, max, mean, std, NaNs, first values")
       ->type_name("NAME")->excludes(verify_flag);
   app.add_flag("--json", json, "print one JSON object");

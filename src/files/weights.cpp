@@ -372,30 +372,59 @@ std::vector<std::string> Weights::texts(std::string_view key) const {
   return need<std::vector<std::string>>(key);
 }
 
+// fn(i) for every tensor, on all cores.
+template <class F> void Weights::each_tensor(F fn) const {
+  std::atomic<size_t> next = 0;
+  auto work = [&] {
+    for (size_t i; (i = next++) < tensors_.size();) fn(i);
+  };
+  std::vector<std::jthread> others;
+  const size_t threads = std::min<size_t>(tensors_.size(), std::thread::hardware_concurrency());
+  for (size_t i = 1; i < threads; ++i) others.emplace_back(work);
+  work();
+}
+
 std::vector<std::string> Weights::verify() const {
   if (bytes_ == 0) return {};
   const size_t count = tensors_.size();
   std::vector<char> data_bad(count), gap_bad(count);
-  std::atomic<size_t> next = 0;
-  auto work = [&] {
-    for (size_t i; (i = next++) < count;) {
-      const WeightEntry& e = tensors_[i];
-      const size_t before = i ? tensors_[i - 1].offset + size_t(tensors_[i - 1].tensor.bytes()) : head_bytes + index_bytes_;
-      gap_bad[i] = std::any_of(file_.get() + before, file_.get() + e.offset, [](std::byte b) { return b != std::byte{0}; });
-      data_bad[i] = hash64(e.tensor.data, size_t(e.tensor.bytes())) != e.hash;
-    }
-  };
-  {
-    std::vector<std::jthread> others;
-    const size_t threads = std::min<size_t>(count, std::thread::hardware_concurrency());
-    for (size_t i = 1; i < threads; ++i) others.emplace_back(work);
-    work();
-  }
+  each_tensor([&](size_t i) {
+    const WeightEntry& e = tensors_[i];
+    const size_t before = i ? tensors_[i - 1].offset + size_t(tensors_[i - 1].tensor.bytes()) : head_bytes + index_bytes_;
+    gap_bad[i] = std::any_of(file_.get() + before, file_.get() + e.offset, [](std::byte b) { return b != std::byte{0}; });
+    data_bad[i] = hash64(e.tensor.data, size_t(e.tensor.bytes())) != e.hash;
+  });
   std::vector<std::string> bad;
   for (size_t i = 0; i < count; ++i) {
     if (gap_bad[i]) bad.push_back("gap before " + tensors_[i].name);
     if (data_bad[i]) bad.push_back(tensors_[i].name);
   }
+  return bad;
+}
+
+// What the first number of a tensor that is none is, and where it stands; an empty text: all are finite.
+static std::string first_not_finite(const Tensor& t) {
+  constexpr int64_t chunk = 4096;   // a multiple of every format's block
+  const Format& f = format(t.type);
+  std::vector<float> numbers(chunk);
+  for (int64_t from = 0; f.to_float && from < t.count(); from += chunk) {
+    const int64_t n = std::min(chunk, t.count() - from);
+    f.to_float(t.data + bytes_of(t.type, from), numbers.data(), n);
+    const auto bad = std::find_if(numbers.begin(), numbers.begin() + n, [](float x) { return !std::isfinite(x); });
+    if (bad == numbers.begin() + n) continue;
+    std::string place;
+    int64_t at = from + (bad - numbers.begin());
+    for (int d = t.rank() - 1; d >= 0; at /= t.dim(d), --d) place = std::to_string(at % t.dim(d)) + (place.empty() ? "" : ",") + place;
+    return join(std::isnan(*bad) ? "NaN" : "infinity", " at [", place, "]");
+  }
+  return "";
+}
+
+std::vector<std::string> Weights::not_finite() const {
+  std::vector<std::string> found(tensors_.size()), bad;
+  each_tensor([&](size_t i) { found[i] = first_not_finite(tensors_[i].tensor); });
+  for (size_t i = 0; i < found.size(); ++i)
+    if (!found[i].empty()) bad.push_back(tensors_[i].name + " holds " + found[i]);
   return bad;
 }
 

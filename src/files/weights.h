@@ -25,7 +25,7 @@
 //
 // Quantised formats are blocks of 32 or 64 along the last dimension, row after row (graph/dtype.h).
 // Loading reads the index as if an enemy had written it: every count, size and offset is checked before it is used, and nothing
-// is allocated that the file's length does not justify. The data's hashes are checked by verify() only.
+// is allocated that the file's length does not justify. The data's hashes are checked by verify() only, its numbers by not_finite().
 #pragma once
 #include <cstdint>
 #include <map>
@@ -82,6 +82,9 @@ class Weights {
   // Hashes every tensor's data, on all cores; returns the names of those that differ from the index, and "gap before NAME" where
   // the padding is not zero. Empty: the file is as it was written, to the last bit.
   std::vector<std::string> verify() const;
+  // Looks at every number of every float format, on all cores; returns "NAME holds NaN at [3,5]" (or "infinity", where the first stands)
+  // for each tensor that has such. A checkpoint whose training broke down may have them: every layer behind them puts out NaN.
+  std::vector<std::string> not_finite() const;
 
   const std::string& path() const { return path_; }
   int64_t file_bytes() const { return int64_t(bytes_); }
@@ -95,6 +98,7 @@ class Weights {
   void read();
   std::string_view read_head();  // the index
   const WeightEntry* entry(std::string_view name) const;
+  template <class F> void each_tensor(F fn) const;
   template <class T> const T& need(std::string_view key) const;
   const std::vector<int64_t>* integers_instead(std::string_view key) const;
   template <class... Parts> [[noreturn]] void bad(const Parts&... parts) const;

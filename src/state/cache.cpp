@@ -63,9 +63,10 @@ int Cache::kind_of(const RowSpec& row) {
   return add_kind({Kind::Keeps::rows, row.window, sinks, pages, {}});
 }
 
-// The slabs one goes on from, and those of the pages that uncertain tokens reach.
+// The slab one goes on from and that of the page at hand; the two of the same sort where the certain tokens of a step end; and those of
+// the pages that uncertain tokens reach.
 int Cache::kind_of(const SlabSpec& slab) {
-  int64_t pages = 3 + pages_for(std::min(options_.uncertain, options_.step_tokens));
+  int64_t pages = 4 + pages_for(std::min(options_.uncertain, options_.step_tokens));
   if (slab.chain) pages += std::bit_width(uint64_t(memory_.most_pages));
   return add_kind({slab.chain ? Kind::Keeps::chain : Kind::Keeps::slabs, 0, 0, std::min(pages, memory_.most_pages), {}});
 }

@@ -35,6 +35,7 @@ bool try_weights(std::span<const std::byte> file, std::string* why) {
       (void)last;
     }
     w.verify();  // reads every byte
+    w.not_finite();
     return true;
   } catch (const Error& error) {
     if (why) *why = error.what();

@@ -2,6 +2,7 @@
 """Whatever is wrong with the world: one sentence that names it, exit code 1, and no file."""
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -64,6 +65,23 @@ def test_configs(refuse, tmp_path, change, words):
     said = refuse(write_hf(tmp_path / "m", hf_config(**change)))
     for word in words:
         assert word in said
+
+
+@pytest.mark.parametrize("model, change, words", [
+    ("gated_deltanet_gva", {"num_v_heads": 3}, "3 heads cannot share 2 key heads"),
+    ("kda", {"num_heads": 4, "num_v_heads": 6}, "6 heads cannot share 4 key heads"),
+    ("mamba2_fla", {"n_groups": 3}, "4 heads cannot share 3 key heads"),
+    ("gla", {"num_kv_heads": 3}, "4 heads cannot share num_kv_heads 3"),
+    ("gated_deltanet", {"head_dim": 17}, "'model.layers.0.attn.q_conv1d.weight' is [32,1,4], expected [34,1,4]"),
+    ("log_linear_mamba2", {"max_position_embeddings": 16385}, "15 levels end after 16384 tokens, and the model's max_position_embeddings is 16385"),
+    ("h_gated_deltanet", {"num_levels": 11}, "11 levels end after 1024 tokens, and the model's max_position_embeddings is 2048"),
+    ("h_gated_deltanet", {"num_levels": 16}, "'model.layers.0.attn.L' is [2,15], expected [2,16]"),
+])
+def test_configs_of_recurrent_models(refuse, tmp_path, model, change, words):
+    shutil.copytree(GOLDEN / "hf" / model, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | change))
+    assert words in refuse(tmp_path / "m")
 
 
 @pytest.mark.parametrize("keys, word", [

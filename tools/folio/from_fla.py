@@ -42,6 +42,10 @@ class Recurrent:
                 raise ConvertError(f"{key} is {n}, expected an integer from 1 to {most - 1}")
         if not isinstance(self.eps, (int, float)) or not 0 <= self.eps < 1:
             raise ConvertError(f"the norm's epsilon is {self.eps}")
+        for profile in (layer.profile for layer in self.mix):
+            if profile.get("levels") and 2 ** (profile["levels"] - 1) < self.context:
+                raise ConvertError(f"the tables of {profile['levels']} levels end after {2 ** (profile['levels'] - 1)} tokens, and the model's "
+                                   f"max_position_embeddings is {self.context}")
         return self
 
     def metadata(self):
@@ -137,6 +141,10 @@ class Family:
     def flag(self, key):
         return bool(self.config.get(key, False))
 
+    def shared(self, heads, groups):
+        if heads % groups:
+            raise ConvertError(f"'{self.config.path}': {heads} heads cannot share {groups} key heads")
+
 
 def _normed(c, profile, layer, at, size, names, gate):
     """Output norm of each head, and the gate behind it; the parts of in.weight that the gate adds."""
@@ -150,6 +158,7 @@ def _gated_delta(f, at, levels=0):
     H, Hv, K = c.need("num_heads"), c.get("num_v_heads", c.need("num_heads")), c.need("head_dim")
     V = int(K * c.get("expand_v"))
     q, v = H * K, Hv * V
+    f.shared(Hv, H)
     profile = {"kind": "log_linear" if levels else "linear", "heads": Hv, "groups": H, "key_size": K, "value_size": V, "qk_norm": "l2",
                "act": "silu", "decay": "head", "beta": 1}
     layer, inside = [], [(at + "q_proj.weight", q), (at + "k_proj.weight", q), (at + "v_proj.weight", v)]
@@ -182,6 +191,7 @@ def _kda(f, at):
     H, Hv, K = c.need("num_heads"), c.get("num_v_heads", c.need("num_heads")), c.need("head_dim")
     V = int(K * c.get("expand_v"))
     q, v = H * K, Hv * V
+    f.shared(Hv, H)
     profile = {"kind": "linear", "heads": Hv, "groups": H, "key_size": K, "value_size": V, "qk_norm": "l2", "act": "silu", "decay": "channel",
                "beta": 1, "gate": "after", "gate_act": "sigmoid", "norm_eps": float(c.get("norm_eps"))}
     if f.flag("allow_neg_eigval"):
@@ -321,6 +331,7 @@ def _mamba(f, at, levels=0):
     H = c.get("num_heads", I // P)
     if H * P != I:
         raise ConvertError(f"'{c.path}': {H} heads of {P} are not expand x hidden_size = {I}")
+    f.shared(H, G)
     whole = 2 * I + 2 * G * N + H + H * levels
     limits = c.get("time_step_limit", c.get("dt_limit", (0.0, math.inf)))
     low, high = (float(n["__float__"] if isinstance(n, dict) else n) for n in limits)   # transformers 5 writes infinity as an object

@@ -14,11 +14,10 @@ void Case::expect(const std::string& out, const std::vector<double>& got) {
   double most = 0, off = 0;
   for (size_t i = 0; i < got.size(); ++i) {
     most = std::max(most, std::fabs(want.numbers[i]));
-    const double d = std::fabs(got[i] - want.numbers[i]);
-    off = d <= off ? off : d;   // NaN stays
+    off = larger(off, std::fabs(got[i] - want.numbers[i]));
   }
   const double error = most > 0 ? off / most : off;
-  if (!(error <= worst)) worst = error, where = out;
+  if (compared == 0 || (larger(worst, error) != worst && !std::isnan(worst))) worst = error, where = out;
   ++compared;
 }
 

@@ -18,6 +18,9 @@
 
 namespace folio::golden {
 
+// The larger of two errors; NaN if one of them is.
+inline double larger(double a, double b) { return std::isnan(a) || b <= a ? a : b; }
+
 // One file and how far from it we are.
 class Case {
  public:

@@ -114,8 +114,7 @@ double distance(const Case& c, const std::string& out, const std::vector<double>
   double most = 0, off = 0;
   for (size_t i = 0; i < want.size(); ++i) {
     most = std::max(most, std::fabs(want[i]));
-    const double d = std::fabs(got[i] - want[i]);
-    off = d <= off ? off : d;   // NaN stays
+    off = larger(off, std::fabs(got[i] - want[i]));
   }
   return off / most;
 }
@@ -134,8 +133,7 @@ void mesa(Case& c) {
       c.expect("o" + init, exact.o);
       c.expect("Hkk" + init, exact.kk);
       c.expect("Hkv" + init, exact.kv);
-      const double worst = distance(c, "o" + init, near.o);
-      off = worst <= off ? off : worst;
+      off = larger(off, distance(c, "o" + init, near.o));
       rounds += near.rounds / solved / 2;
     }
     check(off <= 2 * usual, c.file.path(), ": solved to ", usual, " the results are ", off, " off");
