@@ -70,6 +70,7 @@ template <class T> AttendKernel any_of(const Attend& op) {
   return decoding(op) || op.q.dim(2) + op.v.dim(3) > 256 ? any_kernel<T, 16>(op) : any_kernel<T, 64>(op);
 }
 AttendKernel any_of(const Attend& op) {
+  if (op.k.type == Q8_0) return any_of<BlockQ8_0>(op);   // latents of Mla
   return op.k.type == F32 ? any_of<float>(op) : op.k.type == F16 ? any_of<f16>(op) : any_of<bf16>(op);
 }
 AttendKernel mma_of(const Attend& op) { return op.k.type == F16 ? mma_of<f16>(op) : mma_of<bf16>(op); }
@@ -77,9 +78,10 @@ AttendKernel mma_of(const Attend& op) { return op.k.type == F16 ? mma_of<f16>(op
 // By sizes alone; whether the pools lie suitably is asked when they have their addresses.
 bool mma_can(const Attend& op) {
   const int64_t size = op.q.dim(2), width = op.v.dim(3);
-  return op.k.type != F32 && size % 8 == 0 && width % 8 == 0 && std::max(size, width) <= 256;
+  return (op.k.type == F16 || op.k.type == BF16) && size % 8 == 0 && width % 8 == 0 && std::max(size, width) <= 256;
 }
 bool vectors(const Tensor& pool) {
+  if (format(pool.type).block > 1) return false;
   const int64_t numbers = 16 / bytes_of(pool.type, 1);
   bool good = reinterpret_cast<uintptr_t>(pool.data) % 16 == 0 && pool.dim(3) % numbers == 0;
   for (int i = 0; i < 3; ++i) good &= pool.stride[i] % numbers == 0;

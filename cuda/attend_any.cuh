@@ -3,9 +3,25 @@
 // 32 keys by 64 columns, whatever the head size; the outputs, too, are summed in shared memory. 128 threads are 16 by 8: thread (y, x)
 // has the rows y, y + 16 ... of the unit, of logits the keys x, x + 8, x + 16, x + 24, of a tile of values the columns 8x .. 8x + 7.
 #pragma once
+#include <type_traits>
+
 #include "cuda/attend_plan.cuh"
+#include "graph/dtype.h"
 
 namespace folio::attention::any {
+
+// Where element i of a pool or of a row begins, or the block that it is in; and the number that stands there.
+template <class T> FOLIO_DEVICE const T* element(const void* at, int64_t i) {
+  return static_cast<const T*>(at) + (std::is_same_v<T, BlockQ8_0> ? i / 32 : i);
+}
+template <class T> FOLIO_DEVICE float number(const T* row, int i) {
+  if constexpr (std::is_same_v<T, BlockQ8_0>) {
+    const auto* block = reinterpret_cast<const std::byte*>(row + i / 32);
+    return to_float(ld_vec<f16>(block)) * float(ld_vec<int8_t>(block + 2 + i % 32));
+  } else {
+    return to_float(ld_vec<T>(row + i));
+  }
+}
 
 template <class T, int Rows> struct AnyShape {
   static constexpr int rows = Rows, own = Rows / 16, threads = 128, step = 32, columns = 64;
@@ -43,7 +59,7 @@ FOLIO_DEVICE void load_columns(const Tile& tile, const T* page, int64_t stride, 
   for (int i = int(threadIdx.x); i < S::step * S::columns; i += S::threads) {
     const int row = i / S::columns, column = i % S::columns, d = from + column;
     const bool take = d < size && wanted_by_some(tile, start + row);
-    to[row * S::pitch + column] = take ? to_float(ld_vec<T>(page + (start % page_rows + row) * stride + d)) : 0;
+    to[row * S::pitch + column] = take ? number(element<T>(page, (start % page_rows + row) * stride), d) : 0;
   }
 }
 
@@ -178,8 +194,8 @@ template <class T, int Rows> static __global__ void __launch_bounds__(128, Rows 
       const int start = first_key(unit.tile, S::step, b);
       const int64_t id = unit.page_id(a, start);
       if (id < 0) continue;
-      one_block<S>(a, unit, at, start, static_cast<const T*>(a.k) + id * a.k_page + unit.group * a.k_group,
-                   static_cast<const T*>(a.v) + id * a.v_page + unit.group * a.v_group, m, l);
+      one_block<S>(a, unit, at, start, element<T>(a.k, id * a.k_page + unit.group * a.k_group),
+                   element<T>(a.v, id * a.v_page + unit.group * a.v_group), m, l);
     }
     if (threadIdx.x % 8 == 0)
 #pragma unroll

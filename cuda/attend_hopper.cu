@@ -43,7 +43,7 @@ template <class T> AttendKernel kernel_of(const Attend& op) {
 // heads the queries' terms leave no room for stages.
 bool hopper_can(const Attend& op) {
   const int64_t size = op.q.dim(2), width = op.v.dim(3), heads = op.q.dim(1) / op.k.dim(2);
-  return op.k.type != F32 && size % 8 == 0 && width % 8 == 0 && std::max(size, width) <= 192 &&
+  return (op.k.type == F16 || op.k.type == BF16) && size % 8 == 0 && width % 8 == 0 && std::max(size, width) <= 192 &&
          op.q.dim(0) * heads > 64 * std::max<int64_t>(op.page.dim(0), 1);
 }
 AttendKernel hopper_of(const Attend& op) { return op.k.type == F16 ? kernel_of<f16>(op) : kernel_of<bf16>(op); }

@@ -7,7 +7,7 @@
 //   arch "decoder" · dim · layers · vocab · context (trained length) · name?
 //   norm.kind "rms" | "layer" · norm.eps
 //   embed.positions? ["none"] | "learned" · embed.scale? [1] · logit.scale? [1] · logit.softcap? [0 = off]
-//   mixer.N.kind "attention" (others: mixers/recurrent.h) · .heads · .groups · .head_size · .window? [0 = all] (keys a query sees, its own included) · .sinks? [0] · .scale? [1/√head_size]
+//   mixer.N.kind "attention" (others: mixers/mla.h, mixers/recurrent.h) · .heads · .groups · .head_size · .window? [0 = all] (keys a query sees, its own included) · .sinks? [0] · .scale? [1/√head_size]
 //          .softcap? [0] · .qk_norm? [0] (RMS norm of each head of q and k, before rope) · .alibi? [0]
 //          .rope? ["none"] | "adjacent" (pairs 2i, 2i+1) | "half" (pairs i, i + n/2) · .rope_dims? [head_size] · .theta? [10000]
 //          .rope_scaling? ["none"] | "linear" | "llama3" | "yarn" · .rope_factor · .rope_original_context

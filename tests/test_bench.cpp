@@ -76,8 +76,8 @@ TEST(Bench, WorkOfACase) {
   EXPECT_EQ(decode.name(), "attend f16 D=4 decode 2 x 10");
 }
 
-TEST(Bench, ModelsOfBothKinds) {
-  for (const std::string shape : {"gpt2", "260k"}) {
+TEST(Bench, ModelsOfAllKinds) {
+  for (const std::string shape : {"gpt2", "260k", "mla-2m"}) {
     const Ran ran = bench("model --shape " + shape + " --type q8_0 --prompt 4 --gen 4 --depth 8 --batch 2 --repeats 1 -t 2 --json");
     ASSERT_EQ(ran.code, 0) << ran.output;
     const Json json = Json::parse(ran.output);

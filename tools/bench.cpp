@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// bench: how fast models (bench model), single ops (bench ops) and sequence mixers over the length of a text (bench mixers) run on a
-// device, and attention in pieces (bench ring), beside the device's own limits, which are measured in the same run. tools/lib/bench_model.h, bench_ops.h,
-// bench_mixers.h and bench_ring.h say what is measured and how.
+// bench: how fast models (bench model), single ops (bench ops), sequence mixers over the length of a text (bench mixers) and attention in
+// pieces (bench ring) run on a device, beside the device's own limits, which are measured in the same run. tools/lib/bench_model.h,
+// bench_ops.h, bench_mixers.h and bench_ring.h say what is measured and how.
 #include "tools/lib/bench_mixers.h"
 #include "tools/lib/bench_model.h"
 #include "tools/lib/bench_ops.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// check_golden: runs the recurrent mixers on golden numbers (a folder of NAME_T<tokens>.npz) in one go, in random pieces, from nothing
+// check_golden: runs the mixers on golden numbers (a folder of NAME_T<tokens>.npz) in one go, in random pieces, from nothing
 // and from a given state, and says how far off they are: max|got − want| / max|want| of the worst result of each file. Exit code 1 if
 // any is farther than its tolerance; a case that nothing here can run yet is named, and is no failure.
 #include <algorithm>
@@ -45,15 +45,15 @@ constexpr Entry entries[] = {
     {"layer_loglinear_mamba2", 8e-5, golden::layer},
     {"layer_gated_deltanet", 2e-5, golden::layer},
     {"layer_loglinear_gdn", 4e-5, golden::layer},
-    {"softmax_mha", 1e-5, nullptr},
-    {"softmax_gqa", 9e-6, nullptr},
-    {"softmax_mqa", 6e-6, nullptr},
-    {"softmax_gqa_swa16", 7e-6, nullptr},
-    {"softmax_mha_noncausal", 1e-5, nullptr},
+    {"softmax_mha", 1e-5, golden::softmax},
+    {"softmax_gqa", 9e-6, golden::softmax},
+    {"softmax_mqa", 6e-6, golden::softmax},
+    {"softmax_gqa_swa16", 7e-6, golden::softmax},
+    {"softmax_mha_noncausal", 1e-5, golden::softmax},
     {"ring_contig", 8e-6, golden::ring},
     {"ring_zigzag", 6e-6, golden::ring},
-    {"mla_qlora", 9e-6, nullptr},
-    {"mla_noqlora_yarn", 1e-5, nullptr},
+    {"mla_qlora", 9e-6, golden::layer},
+    {"mla_noqlora_yarn", 1e-5, golden::layer},
 };
 
 const Entry* entry_of(const std::string& name) {
@@ -105,7 +105,7 @@ int check_golden(const std::string& folder, const std::string& device_name, int 
 }  // namespace folio
 
 int main(int argc, char** argv) {
-  CLI::App app("Compares the recurrent mixers with golden numbers.", "check_golden");
+  CLI::App app("Compares the mixers with golden numbers.", "check_golden");
   std::string folder, device = "cpu";
   int threads = 0;
   app.add_option("folder", folder, "folder with NAME_T<tokens>.npz")->required();

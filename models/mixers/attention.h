@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Softmax attention: MHA, GQA, MQA, full or sliding window, with rope, q/k norms, softcap, ALiBi as the profile says.
 #pragma once
-#include <vector>
-
-#include "models/mixers/mixer.h"
+#include "models/mixers/rotary.h"
 
 namespace folio {
 
@@ -16,9 +14,6 @@ class Attention final : public Mixer {
   Tensor extend(Tensor x, Tensor residual, const LayerMemory& memory, const Step& step) const override;
 
  private:
-  void read_rope(const MixerSource& source);
-  Tensor rotate(Tensor x, const Step& step) const;   // x [T, heads, D]
-
   int64_t heads_, groups_, size_;
   int window_, sinks_;
   float scale_, softcap_;
@@ -26,9 +21,7 @@ class Attention final : public Mixer {
   Tensor q_norm_, k_norm_;                      // [D], absent without qk_norm
   Tensor alibi_;                                // [H], absent without ALiBi
   float norm_eps_;
-  bool half_ = false;
-  float rope_factor_ = 1;
-  std::vector<float> freq_;                     // empty: no rope
+  Rotary rotate_;
 };
 
 }  // namespace folio

@@ -64,7 +64,7 @@ struct Layout {
     own_limits = own_tiles + up(tokens * int64_t(sizeof(Tile)), 64);
     own_packed = own_limits + up(4 * tile_tokens * 4, 64);
     own_buffer = own_packed + up(part_rows * op.q.dim(2) * 4, 64);
-    own_part = own_buffer + (op.q.dim(2) + padded) * page_tokens * 4;
+    own_part = own_buffer + (op.q.dim(2) * (op.k.type == Q8_0 ? 2 : 1) + padded) * page_tokens * 4;
     own_bytes = own_part + up(part_floats(part_rows) * 4, 64);
     total = own + own_bytes * workers;
   }
@@ -234,7 +234,7 @@ void Attention::one_page(const Unit& unit, int64_t p, const Part& part, int64_t 
   if (from >= to) return;
   const AttendInner& inner = simd().attend;
   static_assert(int(F32) == 0 && int(F16) == 1 && int(BF16) == 2);
-  const int kind = int(op_.k.type);
+  const int kind = op_.k.type == Q8_0 ? 3 : int(op_.k.type);
   auto group_of = [&](const Tensor& pool, int64_t page, int64_t g) {
     return pool.data + bytes_of(pool.type, page * pool.stride[0] + g * pool.stride[2]);
   };

@@ -9,6 +9,7 @@
 #include "ops/log_linear.h"
 #include "ops/matmul.h"
 #include "ops/mesa.h"
+#include "ops/mla.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
 #include "ops/rows.h"
@@ -16,7 +17,7 @@
 #include "ops/short_conv.h"
 #include "ops/top_k.h"
 
-#define OPS_WITH_CPU_KERNEL(OP) OP(Matmul) OP(Attend) OP(Linear) OP(LogLinear) OP(Mesa)
+#define OPS_WITH_CPU_KERNEL(OP) OP(Matmul) OP(Attend) OP(Linear) OP(LogLinear) OP(Mesa) OP(Mla)
 // Their reference is fast enough.
 #define OPS_PLAIN_ON_CPU(OP)                                                                          \
   OP(Embed) OP(Gather) OP(Append) OP(Add) OP(Mul) OP(Scale) OP(Cast) OP(Activate) OP(Glu) OP(Softcap) \

@@ -18,7 +18,7 @@ struct EngineOptions {
   int64_t context = 0;               // longest sequence; 0: what the model was trained for
   int chunk = 512;                   // most tokens of one step
   int sequences = 1;                 // that may be open at once
-  std::optional<DType> cache_type;   // of attention rows: f32, f16, bf16; absent: the model's natural one
+  std::optional<DType> cache_type;   // of attention rows: f32, f16, bf16, q8_0 where all mixers can; absent: the model's natural one
   bool padded = false;               // step shapes of powers of two on every device: so that two devices record the same graph
 };
 

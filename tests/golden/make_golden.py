@@ -33,6 +33,8 @@ MARGIN = 0.01  # least distance of the greedy choice to the next: well above the
 
 LLAMA = dict(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
+DEEPSEEK = LLAMA | dict(num_key_value_heads=4, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12,
+                        first_k_dense_replace=2)   # no layer has experts
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -56,12 +58,18 @@ CASES = {
              | rope("default", partial_rotary_factor=0.5), 40, "float32"),
     "qwen3_fp8": ("Qwen3", LLAMA | dict(hidden_size=64, intermediate_size=128, head_dim=16) | rope("default", 1000000.0), 24, "blocks"),
     "llama_fp8": ("Llama", LLAMA | dict(hidden_size=64, intermediate_size=128) | rope("default"), 24, "rows"),
+    "deepseek_v2": ("DeepseekV2", DEEPSEEK | dict(q_lora_rank=None) | rope("yarn", factor=8.0, original_max_position_embeddings=64, mscale=0.707,
+                                                                          mscale_all_dim=0.707, beta_fast=32, beta_slow=1), 140, "float32"),
+    "deepseek_v3": ("DeepseekV3", DEEPSEEK | dict(q_lora_rank=24, attention_bias=True, num_mtp_layers=0)
+                    | rope("yarn", factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.5), 80, "float32"),
+    "deepseek_v3_fp8": ("DeepseekV3", DEEPSEEK | dict(hidden_size=64, intermediate_size=128, q_lora_rank=64, kv_lora_rank=64, v_head_dim=32,
+                                                      qk_rope_head_dim=32, qk_nope_head_dim=32, num_mtp_layers=0) | rope("default"), 24, "blocks"),
     "gpt2": ("GPT2", dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0), 44,
              "float32"),
     "mamba2": ("Mamba2", dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_heads=4, head_dim=16, state_size=24, n_groups=2, expand=2,
                               conv_kernel=4, chunk_size=32), 140, "float32"),
 }
-DECODE = {"mamba2": 40}  # steps; the others take STEPS
+DECODE = {"mamba2": 40, "deepseek_v2": 40, "deepseek_v3": 40}  # steps; the others take STEPS
 
 
 def randomise(model, seed):

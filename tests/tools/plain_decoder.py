@@ -21,8 +21,8 @@ class PlainDecoder:
         y = x @ self.tensor(name + ".weight").T
         return y + self.tensor(name + ".bias") if name + ".bias" in self.folio.tensors else y
 
-    def norm(self, x, name):
-        eps = self.meta["norm.eps"]
+    def norm(self, x, name, eps=None):
+        eps = self.meta["norm.eps"] if eps is None else eps
         if self.meta["norm.kind"] == "layer":
             x = x - x.mean(-1, keepdims=True)
             return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * self.tensor(name + ".weight") + self.tensor(name + ".bias")
@@ -35,7 +35,8 @@ class PlainDecoder:
             x = x + self.tensor("embed.positions")[:len(ids)]
         for i in range(meta["layers"]):
             mixer, ffn = f"mixer.{meta['layer.mixer'][i]}.", f"ffn.{meta['layer.ffn'][i]}."
-            x = x + self.attention(self.norm(x, f"layer.{i}.norm_mix"), f"layer.{i}.mix.", mixer)
+            mix = self.latent_attention if meta[mixer + "kind"] == "mla" else self.attention
+            x = x + mix(self.norm(x, f"layer.{i}.norm_mix"), f"layer.{i}.mix.", mixer)
             x = x + self.feed_forward(self.norm(x, f"layer.{i}.norm_ffn"), f"layer.{i}.ffn.", ffn)
         head = "head.weight" if "head.weight" in self.folio.tensors else "embed.weight"
         return self.norm(x, "norm_out") @ self.tensor(head).T
@@ -56,17 +57,33 @@ class PlainDecoder:
         if get("rope", "none") != "none":
             q, k = (rotate(y, get) for y in (q, k))
         k, v = (np.repeat(y, H // G, axis=1) for y in (k, v))
-        scores = np.einsum("ihd,jhd->hij", q, k) * get("scale", 1 / math.sqrt(D))
-        i, j = np.arange(T)[:, None], np.arange(T)[None]
-        seen = j <= i if not get("window", 0) else (j <= i) & (j > i - get("window"))
-        scores = np.where(seen, scores, -np.inf)
-        p = np.exp(scores - scores.max(-1, keepdims=True))
-        y = np.einsum("hij,jhd->ihd", p / p.sum(-1, keepdims=True), v)
+        y = softmax(np.einsum("ihd,jhd->hij", q, k) * get("scale", 1 / math.sqrt(D)), get("window", 0), v)
         return self.linear(y.reshape(T, H * D), layer + "out")
 
+    def latent_attention(self, x, layer, mixer):
+        get = lambda key, absent=None: self.meta.get(mixer + key, absent)
+        T, H, dn, dr, dv, R = len(x), *(get(key) for key in ("heads", "key_size", "rope_size", "value_size", "rank"))
+        y = self.linear(x, layer + "in")
+        q, c, r = y[:, :-R - dr], self.norm(y[:, -R - dr:-dr], layer + "latent_norm", get("norm_eps")), y[:, -dr:]
+        if get("q_rank"):
+            q = self.linear(self.norm(q, layer + "q_norm", get("norm_eps")), layer + "q_up")
+        q, r = q.reshape(T, H, dn + dr), rotate(r[:, None], get, dr)
+        k = np.concatenate([self.linear(c, layer + "k_up").reshape(T, H, dn), np.repeat(r, H, axis=1)], -1)
+        q = np.concatenate([q[..., :dn], rotate(q[..., dn:], get, dr)], -1)
+        y = softmax(np.einsum("ihd,jhd->hij", q, k) * get("scale"), 0, self.linear(c, layer + "v_up").reshape(T, H, dv))
+        return self.linear(y.reshape(T, H * dv), layer + "out")
 
-def rotate(x, get):
-    n = get("rope_dims", get("head_size"))
+
+def softmax(scores, window, v):
+    i, j = np.arange(len(v))[:, None], np.arange(len(v))[None]
+    seen = j <= i if not window else (j <= i) & (j > i - window)
+    scores = np.where(seen, scores, -np.inf)
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("hij,jhd->ihd", p / p.sum(-1, keepdims=True), v)
+
+
+def rotate(x, get, size=None):
+    n = get("rope_dims", size or get("head_size"))
     inverse, scale = frequencies(n, get)
     angle = np.arange(len(x))[:, None, None] * inverse
     c, s = np.cos(angle) * scale, np.sin(angle) * scale

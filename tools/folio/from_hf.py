@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from . import ConvertError, float8, from_fla, safetensors_file, vocabulary_hf
+from . import ConvertError, float8, from_deepseek, from_fla, safetensors_file, vocabulary_hf
 from .assemble import Model
 from .decoder import ACTIVATIONS, Decoder
 
@@ -33,6 +33,8 @@ ARCHITECTURES = {
     "Qwen2ForCausalLM": ("qwen2", BASE | APART, LLAMA_DEFAULTS | {"sliding_window": 4096, "max_window_layers": 28}),
     "Qwen3ForCausalLM": ("qwen3", BASE | APART, LLAMA_DEFAULTS | {"head_dim": 128, "sliding_window": 4096, "max_window_layers": 28}),
     "Phi3ForCausalLM": ("phi3", BASE | FUSED, LLAMA_DEFAULTS | {"rms_norm_eps": 1e-5}),
+    "DeepseekV2ForCausalLM": ("deepseek_v2", {}, from_deepseek.FAMILIES["deepseek_v2"]),
+    "DeepseekV3ForCausalLM": ("deepseek_v3", {}, from_deepseek.FAMILIES["deepseek_v3"]),
     "GPT2LMHeadModel": ("gpt2", GPT2, {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}),
 }
 
@@ -145,8 +147,13 @@ def _model(source, config, family, table, tensors):
     if family == "gpt2":
         prefix = "" if "wte.weight" in tensors else "transformer."
         table = {part: prefix + theirs for part, theirs in table.items()} | {"head": "lm_head.weight"}
-    decoder = _gpt2(config) if family == "gpt2" else _llama(config, family)
+    if family in from_deepseek.FAMILIES:
+        decoder = from_deepseek.model(config, _rope(config, config.need("qk_rope_head_dim")) | {"rope": "adjacent"})
+    else:
+        decoder = _gpt2(config) if family == "gpt2" else _llama(config, family)
     ignored = IGNORED if decoder.own_head else IGNORED + r"|^lm_head\.weight$"  # tied: a copy at best
+    if family in from_deepseek.FAMILIES and (further := from_deepseek.further_layers(config, tensors)):
+        ignored, notes = ignored + "|" + further, notes + ["the layers of multi-token prediction (MTP) are left out"]
     return Model(source, decoder, table, conv1d=family == "gpt2", tensors=tensors, ignored=ignored, notes=notes)
 
 

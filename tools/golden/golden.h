@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Golden numbers of the recurrent mixers (NAME_T<tokens>.npz: inputs in float32, results in float64) and what it takes to run an op on
+// Golden numbers of the mixers (NAME_T<tokens>.npz: inputs in float32, results in float64) and what it takes to run an op on
 // them as a cache would: pages anywhere in pools, tables that find them, steps that take the tokens in one go or in random pieces.
 //
 //   files      q, k, v [B, H, T, D]            here, and in the op      [T, H, D], B sequences of T tokens
@@ -47,6 +47,7 @@ void mesa(Case&);           // mesa.cpp
 void layer(Case&);          // layers.cpp
 void short_conv(Case&);
 void ring(Case&);           // ring.cpp
+void softmax(Case&);        // softmax.cpp
 
 // Memory of a device, given back at the end.
 class Memory {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Whole layers through the code of the models: a file's tensors, named as flash-linear-attention names them, are bent into the form of
-// models/mixers/recurrent.h as tools/convert.py bends checkpoints, and an Engine feeds the layer in one go, in random pieces and with
+// models/mixers/recurrent.h and mla.h as tools/convert.py bends checkpoints, and an Engine feeds the layer in one go, in random pieces and with
 // proposals that are partly rejected. The layer's inputs stand in a table where a model has its embeddings: token n is row n.
 #include <algorithm>
 #include <random>
@@ -48,7 +48,7 @@ class Layer {
   }
   Weights weights(int64_t dim) {
     meta_["dim"] = dim;
-    meta_["norm.eps"] = c_.meta("norm_eps");
+    meta_["norm.eps"] = c_.meta(c_.file.has("meta.eps") ? "eps" : "norm_eps");
     std::sort(entries_.begin(), entries_.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
     return Weights(c_.file.path(), meta_, entries_, nullptr);
   }
@@ -146,6 +146,41 @@ void mamba2(Case& c, Layer& l, int64_t dim, bool levels) {
   }
 }
 
+// kv_b_proj is, head by head, the rows of keys and those of values.
+void latent_attention(Case& c, Layer& l, int64_t dim) {
+  const auto H = int64_t(c.meta("n_heads")), dn = int64_t(c.meta("qk_nope")), dr = int64_t(c.meta("qk_rope")), dv = int64_t(c.meta("v_dim"));
+  const auto R = int64_t(c.meta("kv_lora")), Q = int64_t(c.meta("q_lora"));
+  l.set("kind", std::string("mla"));
+  l.set("rope", std::string("adjacent"));
+  l.set("theta", c.meta("theta"));
+  for (const auto& [key, n] : {std::pair{"heads", H}, {"key_size", dn}, {"rope_size", dr}, {"value_size", dv}, {"rank", R}, {"q_rank", Q}}) l.set(key, n);
+  if (c.file.has("meta.yarn_factor")) {
+    auto mscale = [&](const char* of) { return 0.1 * c.meta(of) * std::log(c.meta("yarn_factor")) + 1; };
+    const double m = mscale("yarn_mscale_all_dim");
+    l.set("scale", m * m / std::sqrt(double(dn + dr)));
+    l.set("rope_scaling", std::string("yarn"));
+    l.set("rope_mscale", mscale("yarn_mscale") / m);
+    for (const auto& [ours, theirs] : {std::pair{"rope_factor", "yarn_factor"}, {"rope_original_context", "yarn_orig"}, {"rope_beta_fast", "yarn_beta_fast"},
+                                       {"rope_beta_slow", "yarn_beta_slow"}}) l.set(ours, c.meta(theirs));
+  }
+  l.stack("in.weight", dim, {Q ? "q_a_proj.weight" : "q_proj.weight", "kv_a_proj_with_mqa.weight"});
+  if (Q) {
+    l.vector("q_norm.weight", l.theirs("q_a_layernorm.weight"));
+    l.stack("q_up.weight", Q, {"q_b_proj.weight"});
+  }
+  l.vector("latent_norm.weight", l.theirs("kv_a_layernorm.weight"));
+  const auto up = l.theirs("kv_b_proj.weight");
+  std::vector<double> k_up, v_up;
+  for (int64_t h = 0; h < H; ++h) {
+    const auto at = up.begin() + h * (dn + dv) * R;
+    k_up.insert(k_up.end(), at, at + dn * R);
+    v_up.insert(v_up.end(), at + dn * R, at + (dn + dv) * R);
+  }
+  l.add("k_up.weight", {H * dn, R}, k_up);
+  l.add("v_up.weight", {H * dv, R}, v_up);
+  l.stack("out.weight", H * dv, {"o_proj.weight"});
+}
+
 // A model that is one mixer: token n is row n of `table`, and its logits are what the mixer makes of it.
 class OneLayer final : public Model {
  public:
@@ -203,7 +238,8 @@ void layer(Case& c) {
   check(x.dims.size() == 3 && x.dims[2] > 0, c.file.path(), ": 'in.x' is ", x.text(), ", expected (B, T, hidden)");
   const int64_t B = x.dims[0], T = x.dims[1], C = x.dims[2];
   Layer l(c);
-  if (c.name == "layer_gated_deltanet" || c.name == "layer_loglinear_gdn") gated_delta(c, l, C, c.name == "layer_loglinear_gdn");
+  if (c.name.starts_with("mla_")) latent_attention(c, l, C);
+  else if (c.name == "layer_gated_deltanet" || c.name == "layer_loglinear_gdn") gated_delta(c, l, C, c.name == "layer_loglinear_gdn");
   else if (c.name == "layer_mamba2" || c.name == "layer_loglinear_mamba2") mamba2(c, l, C, c.name == "layer_loglinear_mamba2");
   else mesa_net(c, l, C);
   const Weights weights = l.weights(C);

@@ -23,6 +23,7 @@ struct Row {
   std::string type;
   double bytes = 0, prefill_tps = 0, prefill_share = 0, decode_tps = 0, decode_share = 0, deep_tps = 0, deep_share = 0;
   double memory_bytes = 0;                    // that the model holds: weights, cache, arenas
+  int64_t cache_bytes = 0;                    // that a token leaves in it
   std::string unit;
   std::map<int, double> sequences, drafted;   // n -> total tokens/s
 };
@@ -32,7 +33,7 @@ class ModelBench {
   ModelBench(const Model& model, Device& device, const BenchModelFlags& flags)
       : model_(model), flags_(flags),
         engine_(model, device, {.context = int64_t(flags.depth) + flags.generate + flags.prompt + 64, .chunk = std::max(flags.prompt, 8),
-                                .sequences = *std::max_element(flags.batches.begin(), flags.batches.end()) + 1}) {
+                                .sequences = *std::max_element(flags.batches.begin(), flags.batches.end()) + 1, .cache_type = rows_of(model, flags)}) {
     fill_cache(device);
   }
 
@@ -77,8 +78,16 @@ class ModelBench {
       row.sequences[n] = step_rate(1, n, flags_.generate / 2, steps / 2, true);
       row.drafted[n] = step_rate(n, 1, flags_.generate / 2, steps / 2, true);
     }
+    row.cache_bytes = engine_.cache().bytes_per_token();
     row.memory_bytes = double(weights_bytes + engine_.kv_bytes() + largest_arena_);
     return row;
+  }
+
+  // The format of attention rows.
+  static DType rows_of(const Model& model, const BenchModelFlags& flags) {
+    DType type = model.natural_rows();
+    parse_dtype(flags.cache_type, type);
+    return type;
   }
 
  private:
@@ -106,7 +115,7 @@ void print_json(const std::vector<Row>& rows, const std::string& device, const L
   nlohmann::json all = nlohmann::json::array();
   for (const Row& r : rows) {
     nlohmann::json j = {{"shape", flags.file.empty() ? flags.shape : flags.file}, {"device", device}, {"type", r.type},
-                        {"prefill_unit", r.unit}, {"weight_bytes", r.bytes}, {"memory_bytes", r.memory_bytes}, {"prompt", flags.prompt},
+                        {"prefill_unit", r.unit}, {"weight_bytes", r.bytes}, {"memory_bytes", r.memory_bytes}, {"cache_bytes_per_token", r.cache_bytes}, {"prompt", flags.prompt},
                         {"depth", flags.depth}, {"prefill_tps", r.prefill_tps}, {"prefill_compute_share", r.prefill_share},
                         {"decode_tps", r.decode_tps}, {"decode_bandwidth_share", r.decode_share}, {"decode_deep_tps", r.deep_tps},
                         {"decode_deep_bandwidth_share", r.deep_share}, {"limits", limits_json(limits)}};
@@ -137,11 +146,20 @@ void print_rows(const std::vector<Row>& rows, const BenchModelFlags& flags) {
   print_cells(cells, flags.csv);
 }
 
+// Latent attention is there for this: what a token leaves in the cache, beside keys and values of all heads in the same format.
+void print_cache(const Row& row, const ModelShape& shape, const StateSpec& state) {
+  const int64_t all = bytes_of(state[0].rows[0].type, shape.layers * shape.multi_head_row());
+  std::cout << "cache: " << row.cache_bytes << " bytes a token in " << format(state[0].rows[0].type).name << ", " << fixed(double(all) / double(row.cache_bytes), 1)
+            << " times less than the " << all << " that keys and values of all heads would take\n";
+}
+
 }  // namespace
 
 void add_bench_model_flags(CLI::App& app, BenchModelFlags& flags) {
   app.add_option("--shape", flags.shape, "random weights of this shape: " + model_shapes())->capture_default_str();
   app.add_option("-m,--model", flags.file, "a .folio file in place of a shape");
+  app.add_option("--cache-type", flags.cache_type, "number format of the attention cache: auto, f32, f16, bf16 or (latent attention alone) q8_0")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0"}))->capture_default_str();
   app.add_option("--prompt", flags.prompt, "tokens of the prefill")->capture_default_str();
   app.add_option("--gen", flags.generate, "tokens of the decode")->capture_default_str();
   app.add_option("--depth", flags.depth, "tokens before the deep decode")->capture_default_str();
@@ -161,10 +179,12 @@ int bench_model(const BenchModelFlags& flags) {
   const Limits limits = measure_limits(*device, flags.threads);
   if (!flags.json) std::cerr << device->name() << "; " << text(limits) << "\n";
   std::vector<Row> rows;
+  StateSpec state;
   auto add = [&](const Weights& of, DType type) {
     const auto model = load_model(of);
     int64_t bytes = 0;
     for (const WeightEntry& entry : of.tensors()) bytes += entry.tensor.bytes();
+    state = model->state(ModelBench::rows_of(*model, flags));
     rows.push_back(ModelBench(*model, *device, flags).measure(limits, type, bytes));
     if (!flags.json) std::cerr << format(type).name << " done\n";
   };
@@ -172,6 +192,7 @@ int bench_model(const BenchModelFlags& flags) {
   else for (DType type : types) add(random_weights(shape, type), type);
   if (flags.json) print_json(rows, device->name(), limits, flags);
   else print_rows(rows, flags);
+  if (!flags.json && !weights && shape.rank) print_cache(rows.back(), shape, state);
   return 0;
 }
 

@@ -10,7 +10,7 @@
 namespace folio {
 
 struct BenchModelFlags : BenchFlags {
-  std::string shape = "1b", file;
+  std::string shape = "1b", file, cache_type = "auto";
   std::vector<int> batches = {2, 4, 8};
   int prompt = 512, generate = 128, depth = 4096;
 };

@@ -24,8 +24,8 @@ void add_model_flags(CLI::App& app, ModelFlags& flags) {
   app.add_option("-b,--batch-size,--chunk", flags.chunk, "Tokens of the prompt that are read at once")
       ->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.add_option("--cache-type", flags.cache_type,
-                 "Number format of the attention cache: auto (f32 for f32 weights, else f16), f32, f16 or bf16")
-      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))
+                 "Number format of the attention cache: auto (f32 for f32 weights, else f16), f32, f16, bf16 or (latent attention alone) q8_0")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0"}))
       ->capture_default_str();
   app.add_flag("--verify", flags.verify, "Check the hash of every tensor before anything else");
 }

@@ -15,6 +15,8 @@ const std::map<std::string, ModelShape> shapes = {
     {"1b", {22, 2048, 32, 4, 5632, 32000, 8192}},             // TinyLlama
     {"8b", {32, 4096, 32, 8, 14336, 128256, 8192}},           // Llama 3 8B
     {"0.5b", {24, 896, 14, 2, 4864, 151936, 8192}},           // Qwen2 0.5B
+    {"mla-0.5b", {14, 1536, 16, 16, 4096, 32000, 8192, false, 512}},   // DeepSeek-V2-Lite's layers, fewer and narrower, all dense
+    {"mla-2m", {2, 256, 4, 4, 512, 1000, 8192, false, 64}},
     {"gpt2", {12, 768, 12, 12, 3072, 50257, 8192, true}},     // GPT-2, but for a longer context
     {"15m", {6, 288, 6, 6, 768, 32000, 8192}},                // stories15M
     {"260k", {5, 64, 8, 4, 172, 512, 8192}},                  // stories260K
@@ -32,8 +34,16 @@ class RandomModel {
     for (int64_t l = 0; l < s.layers; ++l) {
       const std::string layer = join("layer.", l, ".");
       norm(layer + "norm_mix");
-      product(layer + "mix.qkv", (s.heads + 2 * s.groups) * head, s.dim);
-      product(layer + "mix.out", s.dim, s.heads * head);
+      if (s.rank) {
+        product(layer + "mix.in", s.heads * (s.nope + s.rope) + s.rank + s.rope, s.dim);
+        add(layer + "mix.latent_norm.weight", F32, {s.rank});
+        product(layer + "mix.k_up", s.heads * s.nope, s.rank);
+        product(layer + "mix.v_up", s.heads * s.value, s.rank);
+        product(layer + "mix.out", s.dim, s.heads * s.value);
+      } else {
+        product(layer + "mix.qkv", (s.heads + 2 * s.groups) * head, s.dim);
+        product(layer + "mix.out", s.dim, s.heads * head);
+      }
       norm(layer + "norm_ffn");
       if (!s.gpt2) product(layer + "ffn.gate", s.ffn, s.dim);
       product(layer + "ffn.up", s.ffn, s.dim);
@@ -64,11 +74,18 @@ class RandomModel {
     meta["context"] = s.context;
     meta["norm.kind"] = s.gpt2 ? "layer" : "rms";
     meta["norm.eps"] = 1e-5;
-    meta["mixer.0.kind"] = "attention";
+    meta["mixer.0.kind"] = s.rank ? "mla" : "attention";
     meta["mixer.0.heads"] = s.heads;
-    meta["mixer.0.groups"] = s.groups;
-    meta["mixer.0.head_size"] = s.dim / s.heads;
-    meta["mixer.0.rope"] = s.gpt2 ? "none" : "half";
+    if (s.rank) {
+      meta["mixer.0.key_size"] = s.nope;
+      meta["mixer.0.rope_size"] = s.rope;
+      meta["mixer.0.value_size"] = s.value;
+      meta["mixer.0.rank"] = s.rank;
+    } else {
+      meta["mixer.0.groups"] = s.groups;
+      meta["mixer.0.head_size"] = s.dim / s.heads;
+    }
+    meta["mixer.0.rope"] = s.rank ? "adjacent" : s.gpt2 ? "none" : "half";
     meta["embed.positions"] = s.gpt2 ? "learned" : "none";
     meta["ffn.0.kind"] = "dense";
     meta["ffn.0.dim"] = s.ffn;

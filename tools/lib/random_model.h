@@ -11,6 +11,10 @@ namespace folio {
 struct ModelShape {
   int64_t layers, dim, heads, groups, ffn, vocab, context;
   bool gpt2 = false;   // layer norms, biases, learned positions, an ffn without gate, one matrix for both ends; else like Llama
+  int64_t rank = 0;    // of latent attention, with DeepSeek-V2's heads; 0: plain attention
+  static constexpr int64_t nope = 128, rope = 64, value = 128;   // of its heads
+  // Numbers that a token leaves in a layer if every head keeps a key and a value of its own.
+  int64_t multi_head_row() const { return rank ? heads * (nope + rope + value) : 2 * dim; }
 };
 
 // "1b", "8b" ... Throws Error with the list if there is none of that name.

@@ -18,7 +18,7 @@ struct AttendQueries {
 
 // A page of one group, bytes from key to key, and the page that comes next, fetched meanwhile (null: none).
 struct AttendKeys {
-  int kind;                         // 0 f32, 1 f16, 2 bf16
+  int kind;                         // 0 f32, 1 f16, 2 bf16, 3 q8_0, whose values are the keys' first numbers (MLA)
   int value_width;
   const void *k, *v;
   int64_t k_stride, v_stride;
@@ -43,7 +43,7 @@ struct AttendWhole {
 struct AttendInner {
   void (*pack)(const AttendQueries&, float* packed);
   // Takes the keys from <= key < to of the page that begins at token `start` into the sum.
-  // buffer: 64 · (D + the sum's width) floats.
+  // buffer: 64 · (D + the sum's width) floats, and of q8_0 64 · D more.
   void (*page)(const AttendQueries&, const AttendSum&, const AttendKeys&, float* buffer, int start, int from, int to);
   // Joins a part of the keys into the whole, rows from <= r < to. begin: the whole is empty yet, nothing of it is read.
   void (*fold)(bool begin, const AttendSum& part, const AttendWhole&, int from, int to);

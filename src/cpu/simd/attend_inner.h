@@ -44,26 +44,31 @@ FOLIO_INLINE void attend_square(const char* k, int64_t stride, int d, int width,
   transpose(square);
 }
 
-// Keys to floats, turned, in panels: number d of key j at columns[(j / panel · width + d) · panel + j % panel].
+// `lanes` keys to floats, turned: number d of key i at panel[d · attend_panel + i].
 template <class Row>
-FOLIO_INLINE void attend_keys(const AttendKeys& keys, int width, int from, int to, float* columns) {
+FOLIO_INLINE void attend_turn(const char* at, int64_t stride, int width, float* panel) {
+  constexpr int lanes = Vec::lanes;
+  int d = 0;
+  for (; d + lanes <= width; d += lanes) {
+    Vec square[lanes];
+    attend_square<Row, true>(at, stride, d, width, square);
+    FOLIO_UNROLL
+    for (int i = 0; i < lanes; ++i) store(panel + (d + i) * attend_panel, square[i]);
+  }
+  if (d < width) {
+    Vec square[lanes];
+    attend_square<Row, false>(at, stride, d, width, square);
+    for (int i = 0; d + i < width; ++i) store(panel + (d + i) * attend_panel, square[i]);
+  }
+}
+
+// All keys, in panels of `pitch` rows: number d of key j at columns[(j / panel · pitch + d) · panel + j % panel].
+template <class Row>
+FOLIO_INLINE void attend_keys(const AttendKeys& keys, int width, int pitch, int from, int to, float* columns) {
   constexpr int lanes = Vec::lanes;
   const char *k = static_cast<const char*>(keys.k), *ahead = static_cast<const char*>(keys.k_ahead);
   for (int j = from / attend_panel * attend_panel; j < to; j += lanes) {
-    float* panel = columns + int64_t(j / attend_panel) * width * attend_panel + j % attend_panel;
-    const char* at = k + j * keys.k_stride;
-    int d = 0;
-    for (; d + lanes <= width; d += lanes) {
-      Vec square[lanes];
-      attend_square<Row, true>(at, keys.k_stride, d, width, square);
-      FOLIO_UNROLL
-      for (int i = 0; i < lanes; ++i) store(panel + (d + i) * attend_panel, square[i]);
-    }
-    if (d < width) {
-      Vec square[lanes];
-      attend_square<Row, false>(at, keys.k_stride, d, width, square);
-      for (int i = 0; d + i < width; ++i) store(panel + (d + i) * attend_panel, square[i]);
-    }
+    attend_turn<Row>(k + j * keys.k_stride, keys.k_stride, width, columns + int64_t(j / attend_panel) * pitch * attend_panel + j % attend_panel);
     if (ahead)
       for (int i = 0; i < lanes; ++i) attend_fetch(ahead + (j + i) * keys.k_stride, width * int(sizeof(typename Row::Number)));
   }
@@ -340,13 +345,34 @@ FOLIO_INLINE void attend_page_in(const AttendQueries& q, const AttendSum& sum, c
                                  int to) {
   if (attend_few<Row>(q, sum, keys, start, to)) return;
   float *columns = buffer, *rows = buffer + q.width * attend_page;
-  attend_keys<Row>(keys, q.width, from, to, columns);
+  attend_keys<Row>(keys, q.width, q.width, from, to, columns);
   attend_values<Row>(keys, sum.width, from, to, rows);
   attend_blocks(q, sum, columns, rows, start, to);
 }
 
+// n numbers of a row of q8_0.
+FOLIO_INLINE void unpack_q8(const uint8_t* row, int n, float* to) {
+  for (int at = 0; at < n; at += 32, row += 34) {
+    const Vec d = splat_f16(row);
+    for (int i = 0; i < 32; i += Vec::lanes) store(to + at + i, load_i8(reinterpret_cast<const int8_t*>(row + 2 + i)) * d);
+  }
+}
+
+// Keys of q8_0, `width` numbers each, as floats.
+FOLIO_INLINE AttendKeys attend_unpack(const AttendKeys& keys, int width, int from, int to, float* floats) {
+  const auto *k = static_cast<const uint8_t*>(keys.k), *ahead = static_cast<const uint8_t*>(keys.k_ahead);
+  for (int j = from; j < to; ++j) {
+    unpack_q8(k + j * keys.k_stride, width, floats + int64_t(j) * width);
+    if (ahead) attend_fetch(reinterpret_cast<const char*>(ahead + j * keys.k_stride), width / 32 * 34);
+  }
+  return {0, keys.value_width, floats, floats, 4 * width, 4 * width, nullptr, nullptr};
+}
+
 void attend_page_of(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, float* buffer, int start, int from, int to) {
-  if (keys.kind == 0) attend_page_in<F32Row>(q, sum, keys, buffer, start, from, to);
+  if (keys.kind == 3) {   // the values are the keys' first numbers
+    const AttendKeys floats = attend_unpack(keys, q.width, from, to, buffer + (q.width + sum.width) * attend_page);
+    attend_page_in<F32Row>(q, sum, floats, buffer, start, from, to);
+  } else if (keys.kind == 0) attend_page_in<F32Row>(q, sum, keys, buffer, start, from, to);
   else if (keys.kind == 1) attend_page_in<F16Row>(q, sum, keys, buffer, start, from, to);
   else attend_page_in<Bf16Row>(q, sum, keys, buffer, start, from, to);
 }

@@ -10,6 +10,7 @@
 #include "cpu/simd/log_linear_inner.h"
 #include "cpu/simd/matmul_inner.h"
 #include "cpu/simd/mesa_inner.h"
+#include "cpu/simd/mla_inner.h"
 
 #define FOLIO_TEXT(x) #x
 #define FOLIO_NAME(x) FOLIO_TEXT(x)
@@ -19,6 +20,7 @@
 namespace folio {
 
 extern const Simd FOLIO_SYMBOL(simd_, SIMD_NAME);
-const Simd FOLIO_SYMBOL(simd_, SIMD_NAME) = {FOLIO_NAME(SIMD_NAME), matmul_inner, attend_inner, linear_inner, log_linear_inner, mesa_inner};
+const Simd FOLIO_SYMBOL(simd_, SIMD_NAME) = {FOLIO_NAME(SIMD_NAME), matmul_inner, attend_inner, linear_inner, log_linear_inner, mesa_inner,
+                                                mla_inner};
 
 }  // namespace folio

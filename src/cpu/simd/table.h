@@ -6,6 +6,7 @@
 #include "cpu/simd/log_linear.h"
 #include "cpu/simd/matmul.h"
 #include "cpu/simd/mesa.h"
+#include "cpu/simd/mla.h"
 
 namespace folio {
 
@@ -16,6 +17,7 @@ struct Simd {
   LinearInner linear;
   LogLinearInner log_linear;
   MesaInner mesa;
+  MlaInner mla;
 };
 
 }  // namespace folio

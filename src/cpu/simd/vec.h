@@ -6,6 +6,7 @@
 //   load, store, *_n                 whole registers; *_n touch only the first n lanes' memory (0 <= n <= lanes), the others read 0
 //   held(a)                          a, in a register: the compiler may not read it from memory again for each use
 //   load_f16, load_bf16, store_f16, store_bf16, *_n      the same from and to 16-bit numbers; rounding to nearest even
+//   load_i8(p), splat_f16(p)     `lanes` signed bytes as floats; the f16 at p in every lane
 //   load_e4m3(p)                 of `lanes` bytes: q·2^-8, as exponent and fraction stand in the place of an f16's; NaN becomes ±1.875
 //   any_nan_e4m3(p)              whether one of 64 bytes is NaN
 //   + - *, fma(a,b,c) = a·b + c, nfma(a,b,c) = c − a·b   one rounding where the processor has it (all but plain on x86)

@@ -66,6 +66,14 @@ FOLIO_INLINE Vec load_f16_n(const uint16_t* p, int n) { return {_mm256_cvtph_ps(
 FOLIO_INLINE Vec load_bf16(const uint16_t* p) { return bf16_bits(eight(p)); }
 FOLIO_INLINE Vec load_bf16_n(const uint16_t* p, int n) { return bf16_bits(eight_n(p, n)); }
 
+FOLIO_INLINE Vec load_i8(const int8_t* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+}
+FOLIO_INLINE Vec splat_f16(const void* p) {
+  int16_t h;
+  __builtin_memcpy(&h, p, 2);
+  return {_mm256_cvtph_ps(_mm_set1_epi16(h))};
+}
 FOLIO_INLINE Vec load_e4m3(const uint8_t* p) {
   const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));   // the sign above all the rest
   return {_mm256_cvtph_ps(_mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(int16_t(0xbfff))))};

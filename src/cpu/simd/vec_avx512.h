@@ -48,6 +48,14 @@ FOLIO_INLINE Vec bf16_bits(__m256i h) { return {_mm512_castsi512_ps(_mm512_slli_
 FOLIO_INLINE Vec load_bf16(const uint16_t* p) { return bf16_bits(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 FOLIO_INLINE Vec load_bf16_n(const uint16_t* p, int n) { return bf16_bits(_mm256_maskz_loadu_epi16(first(n).m, p)); }
 
+FOLIO_INLINE Vec load_i8(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+FOLIO_INLINE Vec splat_f16(const void* p) {
+  int16_t h;
+  __builtin_memcpy(&h, p, 2);
+  return {_mm512_cvtph_ps(_mm256_set1_epi16(h))};
+}
 FOLIO_INLINE Vec load_e4m3(const uint8_t* p) {
   const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));   // the sign above all the rest
   return {_mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(int16_t(0xbfff))))};

@@ -79,6 +79,16 @@ FOLIO_INLINE Vec load_f16_n(const uint16_t* p, int n) { return f16_bits(four_n(p
 FOLIO_INLINE Vec load_bf16(const uint16_t* p) { return bf16_bits(vld1_u16(p)); }
 FOLIO_INLINE Vec load_bf16_n(const uint16_t* p, int n) { return bf16_bits(four_n(p, n)); }
 
+FOLIO_INLINE Vec load_i8(const int8_t* p) {
+  uint32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four))))))};
+}
+FOLIO_INLINE Vec splat_f16(const void* p) {
+  uint16_t h;
+  __builtin_memcpy(&h, p, 2);
+  return f16_bits(vdup_n_u16(h));
+}
 FOLIO_INLINE Vec load_e4m3(const uint8_t* p) {
   uint32_t four;
   __builtin_memcpy(&four, p, 4);

@@ -87,6 +87,14 @@ FOLIO_INLINE Vec load_bf16_n(const uint16_t* p, int n) {
 }
 FOLIO_INLINE Vec load_bf16(const uint16_t* p) { return load_bf16_n(p, 4); }
 
+FOLIO_INLINE Vec load_i8(const int8_t* p) { return {Vec::Floats{float(p[0]), float(p[1]), float(p[2]), float(p[3])}}; }
+FOLIO_INLINE Vec splat_f16(const void* p) {
+  uint16_t h;
+  __builtin_memcpy(&h, p, 2);
+  const uint16_t same[4] = {h, h, h, h};
+  return load_f16(same);
+}
+
 // In the place of an f32's bits the number is 2^120 too small.
 FOLIO_INLINE Vec load_e4m3(const uint8_t* p) {
   const Vec::Ints b = {p[0], p[1], p[2], p[3]};
