@@ -55,7 +55,7 @@ class Card {
   cudaStream_t stream() const { return stream_; }
   const cudaDeviceProp& properties() const { return properties_; }
   bool hopper() const { return hopper_; }
-  CudaQueue queue(std::byte* scratch) const { return {stream_, scratch, properties_.multiProcessorCount, hopper_}; }
+  CudaQueue queue(std::byte* scratch) const { return {stream_, scratch, properties_.multiProcessorCount, hopper_, properties_.sharedMemPerBlockOptin}; }
   int index() const { return index_; }
   Streamed streamed;
   void wait() const { cuda_check(cudaStreamSynchronize(stream_), "a step"); }

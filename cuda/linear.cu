@@ -3,10 +3,14 @@
 // not mix, so a block has its part of S in shared memory, from the slab it begins with to the last page that fills. The scores of a page
 // are made anew by each of a head's blocks, in tiles of 16 rows at multiples of 16:
 //
-//   keys, decayed   64 × K      rows 0 .. of the page, and the same times the decay up to the tile
-//   near, far       16 × K      q and k of the tile, times scale or −β, and with the decay from the tile's (near) or the page's begin
+//   keys            64 × K      rows 0 .. of the page; with a decay a channel times the decay up to the tile, or to the page's end
+//   near, far       16 × K      q and k of the tile, times scale or −β; with a decay a channel times that from the tile's (near) and from
+//                               the page's begin (far), else near alone
 //   P, A            16 × 64     scores with q and with k
 //   u, S            64, K × columns
+//
+// A decayed key is wanted for rows before the tile, or when no tile is left: the last 16 rows of `keys` are q_near's, too. So 163 KB, all
+// that a block has on sm_80, are enough for K = 256 in every form.
 //
 // A decay between two rows is the exponential of the sum of what lies between them (ops/linear.h). A row's sums are chains in ascending
 // order whatever rows are new, so its bits do not depend on how the step was cut. Thread (x, y) of 32 × 8 has value x of rows y and y + 8.
@@ -34,19 +38,19 @@ struct Args {
 };
 
 struct Arrays {
-  float *keys, *decayed, *q_near, *q_far, *k_near, *k_far, *P, *A, *u, *S, *z, *gate, *until, *norm;
+  float *keys, *q_near, *q_far, *k_near, *k_far, *P, *A, *u, *S, *z, *gate, *until, *norm;
   int pitch;   // of rows of K: odd, so that rows begin in different banks
 };
 __host__ __device__ Arrays layout(Smem& smem, int K, bool channels, bool delta) {
   Arrays at;
   at.pitch = K | 1;
   const int64_t rows = int64_t(tile) * at.pitch;
+  auto one = [&](bool there, float* instead) { return there ? smem.take<float>(rows) : instead; };
   at.keys = smem.take<float>(page * at.pitch);
-  at.decayed = channels ? smem.take<float>(page * at.pitch) : at.keys;
-  at.q_near = smem.take<float>(rows);
-  at.q_far = smem.take<float>(rows);
-  at.k_near = delta ? smem.take<float>(rows) : nullptr;
-  at.k_far = delta ? smem.take<float>(rows) : nullptr;
+  at.q_near = one(!channels, at.keys + (page - tile) * at.pitch);
+  at.k_near = one(delta, nullptr);
+  at.q_far = one(channels, at.q_near);
+  at.k_far = one(channels && delta, at.k_near);
   at.P = smem.take<float>(tile * page);
   at.A = delta ? smem.take<float>(tile * page) : nullptr;
   at.u = smem.take<float>(page * columns);
@@ -73,6 +77,12 @@ struct Block {
   FOLIO_DEVICE bool mine() const { return column < a.V; }
   FOLIO_DEVICE int token(const Part& p, int row) const { return p.first + row - p.from; }
   FOLIO_DEVICE float beta(const Part& p, int row) const { return a.beta ? ld_vec<float>(a.beta + token(p, row) * a.beta_token + h) : 1; }
+  FOLIO_DEVICE float key(const Part& p, int row, int c) const {
+    if (row >= p.from) return ld_vec<float>(a.k + token(p, row) * a.k_token + group * a.k_group + c);
+    return ld_vec<float>(a.rows_k + p.id * a.k_page + row * a.k_row + group * a.k_at + c);
+  }
+  // What is left of S₀ at a row that is far from the page's begin; with a decay a channel it is in q_far and k_far already.
+  FOLIO_DEVICE float rest(int row) const { return a.decay == channel ? 1 : at.until[row]; }
   // Log decay of a row, of channel c if there is one a channel.
   FOLIO_DEVICE float gate(const Part& p, int row, int c) const {
     if (row >= p.from) return ld_vec<float>(a.g + token(p, row) * a.g_token + h * a.g_head + c);
@@ -84,11 +94,11 @@ FOLIO_DEVICE void load_page(const Block& b, const Part& p) {
   const Args& a = b.a;
   for (int i = int(threadIdx.x); i < p.to * a.K; i += threads) {
     const int row = i / a.K, c = i % a.K;
-    float* const kept = a.rows_k + p.id * a.k_page + row * a.k_row + b.group * a.k_at + c;
     const bool fresh = row >= p.from;
-    const float key = ld_vec<float>(fresh ? a.k + b.token(p, row) * a.k_token + b.group * a.k_group + c : kept);
-    b.at.keys[row * b.at.pitch + c] = key;
-    if (fresh && b.writes_k) st_vec(kept, key);
+    if (!fresh && a.decay == channel) continue;   // decay_keys reads them
+    const float key = b.key(p, row, c);
+    if (a.decay != channel) b.at.keys[row * b.at.pitch + c] = key;
+    if (fresh && b.writes_k) st_vec(a.rows_k + p.id * a.k_page + row * a.k_row + b.group * a.k_at + c, key);
     if (fresh && b.writes_g && a.decay == channel) st_vec(a.rows_g + p.id * a.g_page + row * a.g_row + b.h * a.g_at + c, b.gate(p, row, c));
   }
   for (int row = warp_id(); row < p.to; row += threads / 32) {
@@ -119,7 +129,7 @@ FOLIO_DEVICE void decay_keys(const Block& b, const Part& p, int end) {
   for (int c = int(threadIdx.x); c < b.a.K; c += threads) {
     float sum = 0;
     for (int s = end - 1; s >= 0; --s) {
-      b.at.decayed[s * b.at.pitch + c] = b.at.keys[s * b.at.pitch + c] * expf(sum);
+      b.at.keys[s * b.at.pitch + c] = b.key(p, s, c) * expf(sum);
       sum += b.gate(p, s, c);
     }
   }
@@ -138,13 +148,12 @@ FOLIO_DEVICE void load_tile(const Block& b, const Part& p, int begin, int from, 
       }
       const int at = (row - begin) * b.at.pitch + c;
       const float q = a.scale * ld_vec<float>(a.q + b.token(p, row) * a.q_token + b.group * a.q_group + c);
-      const float by = a.decay == channel ? expf(far) : b.at.until[row];
+      const float k = a.beta ? -b.beta(p, row) * b.key(p, row, c) : 0;
       b.at.q_near[at] = a.decay == channel ? q * expf(near) : q;
-      b.at.q_far[at] = q * by;
-      if (!a.beta) continue;
-      const float k = -b.beta(p, row) * b.at.keys[row * b.at.pitch + c];
-      b.at.k_near[at] = a.decay == channel ? k * expf(near) : k;
-      b.at.k_far[at] = k * by;
+      if (a.beta) b.at.k_near[at] = a.decay == channel ? k * expf(near) : k;
+      if (a.decay != channel) continue;
+      b.at.q_far[at] = q * expf(far);
+      if (a.beta) b.at.k_far[at] = k * expf(far);
     }
 }
 
@@ -154,7 +163,7 @@ FOLIO_DEVICE void score_tile(const Block& b, int begin, int from, int to, int en
   for (int i = int(threadIdx.x); i < (to - from) * page; i += threads) {
     const int row = from + i / page, s = i % page;
     if (s > row || s >= end) continue;
-    const float *q = b.at.q_near + (row - begin) * b.at.pitch, *key = b.at.decayed + s * b.at.pitch;
+    const float *q = b.at.q_near + (row - begin) * b.at.pitch, *key = b.at.keys + s * b.at.pitch;
     const float* k = a.beta ? b.at.k_near + (row - begin) * b.at.pitch : q;
     float of_q = 0, of_k = 0, sum = 0;
     for (int c = 0; c < a.K; ++c) of_q += q[c] * key[c], of_k += k[c] * key[c];
@@ -174,13 +183,13 @@ FOLIO_DEVICE void score_pairs(const Block& b, const Part& p, int begin, int from
     const float minus = -b.beta(p, row);
     for (int c = lane_id(); c < a.K; c += 32) {
       const float q = a.scale * ld_vec<float>(a.q + b.token(p, row) * a.q_token + b.group * a.q_group + c);
-      const float k = minus * b.at.keys[row * b.at.pitch + c];
+      const float k = minus * b.key(p, row, c);
       float sum = 0;
 #pragma unroll
       for (int i = 0; i < tile; ++i) {
         const int s = row - i;
         if (s < begin) continue;
-        const float key = b.at.keys[s * b.at.pitch + c] * expf(sum);
+        const float key = b.key(p, s, c) * expf(sum);
         of_q[i] += q * key;
         of_k[i] += k * key;
         sum += b.gate(p, s, c);
@@ -201,6 +210,7 @@ FOLIO_DEVICE void norms(const Block& b, int begin, int from, int to) {
   for (int row = from + warp_id(); row < to; row += threads / 32) {
     float sum = 0;
     for (int c = lane_id(); c < b.a.K; c += 32) sum += b.at.q_far[(row - begin) * b.at.pitch + c] * b.at.z[c];
+    sum *= b.rest(row);
     for (int s = lane_id(); s <= row; s += 32) sum += b.at.P[(row - begin) * page + s];
     sum = warp_sum(sum);
     if (lane_id() == 0) b.at.norm[row - begin] = sum + 1e-10f;
@@ -211,9 +221,10 @@ FOLIO_DEVICE void norms(const Block& b, int begin, int from, int to) {
 FOLIO_DEVICE void correct_tile(const Block& b, int begin, int from, int to) {
   const int x = lane_id();
   for (int row = from + warp_id(); row < to; row += threads / 32) {
-    float sum = b.at.u[row * columns + x];
+    float sum = 0;
     const float *k = b.at.k_far + (row - begin) * b.at.pitch, *A = b.at.A + (row - begin) * page;
     for (int c = 0; c < b.a.K; ++c) sum += k[c] * b.at.S[c * columns + x];
+    sum = b.at.u[row * columns + x] + b.rest(row) * sum;
     for (int s = 0; s < begin; ++s) sum += A[s] * b.at.u[s * columns + x];
     b.at.u[row * columns + x] = sum;
   }
@@ -233,6 +244,7 @@ FOLIO_DEVICE void write_tile(const Block& b, const Part& p, int begin, int from,
     const float *q = b.at.q_far + (row - begin) * b.at.pitch, *P = b.at.P + (row - begin) * page;
     float sum = 0;
     for (int c = 0; c < a.K; ++c) sum += q[c] * b.at.S[c * columns + x];
+    sum *= b.rest(row);
     for (int s = 0; s <= row; ++s) sum += P[s] * b.at.u[s * columns + x];
     if (!b.mine()) continue;
     st_vec(a.o + b.token(p, row) * a.o_token + b.h * a.o_head + b.column, a.z ? sum / b.at.norm[row - begin] : sum);
@@ -252,7 +264,7 @@ FOLIO_DEVICE void fold_page(const Block& b, const Part& p, int64_t slab) {
     float S = b.at.S[c * columns + lane_id()] * rest;
     sum = 0;
     for (int s = page - 1; s >= 0; --s) {
-      const float key = b.at.decayed[s * b.at.pitch + c] * (a.decay == scalar || a.decay == constant ? expf(sum) : 1);
+      const float key = b.at.keys[s * b.at.pitch + c] * (a.decay == scalar || a.decay == constant ? expf(sum) : 1);
       S += key * b.at.u[s * columns + lane_id()];
       keys += key;
       if (a.decay == scalar) sum += b.at.gate[s];
@@ -360,6 +372,7 @@ void run(const Linear& op, const CudaQueue& queue) {
   const Args args = arguments(op);
   Smem smem;
   layout(smem, args.K, args.decay == channel, args.beta != nullptr);
+  queue.expect_shared(smem.bytes(), "linear", join("keys of ", args.K, " numbers"));
   const auto sequences = int(op.page.dim(0));
   const dim3 grid(unsigned(std::max(sequences, 1)), unsigned(op.heads()), unsigned((args.V + columns - 1) / columns));
   launch<linear_runs>({grid, dim3(threads), smem.bytes(), queue.stream}, args, sequences);

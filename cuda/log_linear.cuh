@@ -69,9 +69,10 @@ struct Unit {
   FOLIO_DEVICE int token(int row) const { return first + row - from; }
 };
 
-// out(r, e, Σ_d a(r, d)·b(d, e)). a_turned, b_turned: neighbours in memory are neighbours in r, or in d.
-template <bool a_turned, bool b_turned, class A, class B, class O>
-FOLIO_DEVICE void product(Page& page, int rows, int columns, int depth, A a, B b, O out, Here here = {}) {
+// out(r, e, Σ_d a(r, d)·b(d, e)). a_turned, b_turned: neighbours in memory are neighbours in r, or in d. `own`: the sum of row r ends
+// with its own token, at d = sees + r − 1, so that a later one that is no number stays out of it, for times zero it would not.
+template <bool a_turned, bool b_turned, bool own = false, class A, class B, class O>
+FOLIO_DEVICE void product(Page& page, int rows, int columns, int depth, A a, B b, O out, int sees = 0, Here here = {}) {
   const int y = int(threadIdx.x) / 16 * 4, x = int(threadIdx.x) % 16 * 4;
   for (int row = 0; row < rows; row += 64)
     for (int column = 0; column < columns; column += 64) {
@@ -89,9 +90,11 @@ FOLIO_DEVICE void product(Page& page, int rows, int columns, int depth, A a, B b
             const float4 u = ld_vec<float4>(page.a + d * pitch + y), w = ld_vec<float4>(page.t + d * pitch + x);
             const float us[4] = {u.x, u.y, u.z, u.w}, ws[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
+            for (int i = 0; i < 4; ++i) {
+              if (own && from + d >= sees + row + y + i) continue;
 #pragma unroll
               for (int j = 0; j < 4; ++j) sum[i][j] += us[i] * ws[j];
+            }
           }
         block_sync(here);
       }
@@ -207,19 +210,20 @@ FOLIO_DEVICE void outputs(const Args& a, const Unit& u, Page& page, const Scratc
                          p[r * P + s] = s > t ? 0 : dot * expf(float(page.b[t] - page.b[s])) * by;
                        });
   if (a.beta)
-    product<false, false>(page, n, joined, u.to, [&](int r, int d) { return p[r * P + d]; },
-                          [&](int d, int e) { return x[d * joined + e]; },
-                          [&](int r, int e, float sum) {
-                            const int t = u.from + r;
-                            y[r * joined + e] = e >= P ? expf(float(page.b[t])) * query(a, u, t, e - P) - sum
-                                                       : e <= t ? sum * weight(a, u, t, level_of(t, e)) : 0;
-                          });
+    product<false, false, true>(page, n, joined, u.to, [&](int r, int d) { return p[r * P + d]; },
+                                [&](int d, int e) { return x[d * joined + e]; },
+                                [&](int r, int e, float sum) {
+                                  const int t = u.from + r;
+                                  y[r * joined + e] = e >= P ? expf(float(page.b[t])) * query(a, u, t, e - P) - sum
+                                                             : e <= t ? sum * weight(a, u, t, level_of(t, e)) : 0;
+                                }, u.from + 1);
   const float* inner = a.beta ? y : p;
   const int inner_row = a.beta ? joined : P;
   float* o = a.o + (int64_t(u.first) * a.heads + u.head) * a.V + u.column;
   const int64_t o_row = int64_t(a.heads) * a.V;
-  product<false, false>(page, n, u.columns, u.to, [&](int r, int d) { return inner[r * inner_row + d]; },
-                        [&](int d, int e) { return value(a, u, page, d, e); }, [&](int r, int e, float sum) { o[r * o_row + e] = sum; });
+  product<false, false, true>(page, n, u.columns, u.to, [&](int r, int d) { return inner[r * inner_row + d]; },
+                              [&](int d, int e) { return value(a, u, page, d, e); },
+                              [&](int r, int e, float sum) { o[r * o_row + e] = sum; }, u.from + 1);
   for (int m = 0; m < a.buckets && u.number >> m; ++m) {
     if (!(u.number >> m & 1) || fine + m >= a.levels) continue;
     const Bucket& bucket = page.bucket[m];

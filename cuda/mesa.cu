@@ -197,16 +197,26 @@ template <int R> FOLIO_DEVICE void add_rows(float (&sum)[R], const float* a, flo
   }
 }
 
-// put(r, c, Σ_d a[d][r]·get(d, c)) for the block's rows and c < width. The same thread puts the same (r, c) in every product.
+// put(r, c, Σ_d a[d][r]·get(d, c)) for the block's rows and c < width. The same thread puts the same (r, c) in every product. The first
+// `all` of d are for every row; of the rest, tokens of this block, each row sees its own and those before it: what is no number in a
+// later one must not reach it, and times zero it would.
 template <int R, class Get, class Put>
-FOLIO_DEVICE void product(const SolveArrays<R>& at, const float* a, int depth, int width, Get get, Put put) {
+FOLIO_DEVICE void product(const SolveArrays<R>& at, const float* a, int depth, int width, int all, Get get, Put put) {
   const int column = int(threadIdx.x) % 64, quarter = int(threadIdx.x) / 64;
   for (int c0 = 0; c0 < width; c0 += 64) {
     const int c = c0 + column;
     float sum[R] = {};
-    if (c < width)
+    int d = quarter;
+    if (c < width) {
 #pragma unroll 4
-      for (int d = quarter; d < depth; d += 4) add_rows<R>(sum, a + d * SolveArrays<R>::pitch, get(d, c));
+      for (; d < all; d += 4) add_rows<R>(sum, a + d * SolveArrays<R>::pitch, get(d, c));
+      for (; d < depth; d += 4) {
+        const float b = get(d, c);
+#pragma unroll
+        for (int r = 1; r < R; ++r)
+          if (d < all + r) sum[r] += a[d * SolveArrays<R>::pitch + r] * b;
+      }
+    }
 #pragma unroll
     for (int r = 0; r < R; ++r) at.part[(quarter * R + r) * 64 + column] = sum[r];
     block_sync();
@@ -250,7 +260,7 @@ template <int R> FOLIO_DEVICE void scores(const Args& a, const Tile& tile, const
   auto put = [&](int r, int s, float sum) {
     at.w[s * SolveArrays<R>::pitch + r] = r < tile.count && s <= tile.row + r ? sum * at.M[r * page_rows + s] : 0;
   };
-  product<R>(at, at.p, a.keys, tile.row + tile.count, [&](int d, int s) { return at.key[s * (a.keys + 1) + d]; }, put);
+  product<R>(at, at.p, a.keys, tile.row + tile.count, a.keys, [&](int d, int s) { return at.key[s * (a.keys + 1) + d]; }, put);
 }
 
 // y = p H
@@ -258,9 +268,10 @@ template <int R> FOLIO_DEVICE void times(const Args& a, const Tile& tile, const 
   const int pitch = a.keys + 1;
   scores<R>(a, tile, at);
   const State& state = tile.before;
-  product<R>(at, at.p, state.kk ? a.keys : 0, a.keys, [&](int d, int c) { return state.kk[d * state.kk_row + c]; },
+  const int before = state.kk ? a.keys : 0;
+  product<R>(at, at.p, before, a.keys, before, [&](int d, int c) { return state.kk[d * state.kk_row + c]; },
              [&](int r, int c, float sum) { at.y[r * pitch + c] = sum * at.decay[r]; });
-  product<R>(at, at.w, tile.row + tile.count, a.keys, [&](int s, int c) { return at.key[s * pitch + c]; },
+  product<R>(at, at.w, tile.row + tile.count, a.keys, tile.row + 1, [&](int s, int c) { return at.key[s * pitch + c]; },
              [&](int r, int c, float sum) { at.y[r * pitch + c] += sum; });
 }
 
@@ -361,9 +372,10 @@ template <int R> FOLIO_DEVICE void answer(const Args& a, const Tile& tile, int h
   block_sync();
   scores<R>(a, tile, at);
   const State& state = tile.before;
-  product<R>(at, at.p, state.kv ? a.keys : 0, a.values, [&](int d, int e) { return state.kv[d * state.kv_row + e]; },
+  const int before = state.kv ? a.keys : 0;
+  product<R>(at, at.p, before, a.values, before, [&](int d, int e) { return state.kv[d * state.kv_row + e]; },
              [&](int r, int e, float sum) { if (r < tile.count) a.o.at(tile.first + r, h)[e] = sum * at.decay[r]; });
-  product<R>(at, at.w, tile.row + tile.count, a.values, [&](int s, int e) { return a.rows_v.at(tile.id, s, h)[e]; },
+  product<R>(at, at.w, tile.row + tile.count, a.values, tile.row + 1, [&](int s, int e) { return a.rows_v.at(tile.id, s, h)[e]; },
              [&](int r, int e, float sum) { if (r < tile.count) a.o.at(tile.first + r, h)[e] += sum; });
   for (int r = int(threadIdx.x); r < tile.count; r += threads) a.iterations.at(tile.first + r)[h] = at.rounds[r];
 }
@@ -407,10 +419,14 @@ int64_t most_borders(const Mesa& op) {
   return std::min(T / 2, T / page_tokens + op.page.dim(0));
 }
 
-template <int R> void solve(const Args& args, const CudaQueue& queue) {
+template <int R> size_t solve_bytes(const Args& args) {
   Smem smem;
   SolveArrays<R>(smem, args.keys);
-  launch<mesa_solve<R>>({dim3(unsigned(args.tokens), unsigned(args.heads)), dim3(threads), smem.bytes(), queue.stream}, args);
+  return smem.bytes();
+}
+template <int R> void solve(const Args& args, const CudaQueue& queue) {
+  queue.expect_shared(solve_bytes<R>(args), "mesa", join("keys of ", args.keys, " numbers"));
+  launch<mesa_solve<R>>({dim3(unsigned(args.tokens), unsigned(args.heads)), dim3(threads), solve_bytes<R>(args), queue.stream}, args);
 }
 
 }  // namespace
@@ -432,10 +448,11 @@ void run(const Mesa& op, const CudaQueue& queue) {
                   .keys = int(op.k.dim(2)), .values = int(op.v.dim(2))};
   Smem smem;
   StateArrays(smem, args.keys);
+  queue.expect_shared(smem.bytes(), "mesa", join("keys of ", args.keys, " numbers"));
   const dim3 grid(unsigned(args.tokens), unsigned(args.heads), unsigned((args.keys + slice - 1) / slice));
   launch<mesa_states>({grid, dim3(threads), smem.bytes(), queue.stream}, args);
-  // With no more tokens than sequences a block's other rows would stay empty.
-  if (op.q.dim(0) <= op.page.dim(0)) solve<1>(args, queue);
+  // With no more tokens than sequences a block's other rows would stay empty; and with wide keys there is no room for them.
+  if (op.q.dim(0) <= op.page.dim(0) || solve_bytes<16>(args) > queue.shared) solve<1>(args, queue);
   else solve<16>(args, queue);
 }
 

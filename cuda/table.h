@@ -5,6 +5,7 @@
 //   int64_t cuda_scratch(const Op&, int processors)          bytes of device memory it wants while it runs, asked once
 // A launcher unpacks the op and splits the work; a kernel sees pointers and numbers. Whoever forgets one is told by the linker.
 #pragma once
+#include <string>
 #include <string_view>
 
 #include "cuda/lib/runtime.h"
@@ -19,6 +20,13 @@ struct CudaQueue {
   std::byte* scratch;      // of the op, aligned to 256, its content undefined: the ops before have used it, too
   int processors;          // multiprocessors of the card
   bool hopper = false;     // kernels of the Hopper tier are wanted, and the card has what they need
+  size_t shared = 0;       // bytes of shared memory that a block may have
+  // For kernels whose blocks want the more the wider the op's heads are. `heads` says how wide, for the Error that is thrown if the
+  // card has not so much.
+  void expect_shared(size_t bytes, const char* op, const std::string& heads) const {
+    check(bytes <= shared, op, ": with ", heads, " a block of the CUDA kernel wants ", bytes, " bytes of shared memory, and this card has ",
+          shared, "; run the model with --device cpu");
+  }
 };
 
 #define OPS_WITH_CUDA_SCRATCH(OP) OP(Matmul) OP(Attend) OP(Sample) OP(LogLinear) OP(Mesa) OP(Mla)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "models/decoder.h"
 
+#include <algorithm>
+
 namespace folio {
 
 Decoder::Decoder(const Weights& w) : dim_(size_in(w, "dim")), vocab_(size_in(w, "vocab")), context_(size_in(w, "context", 1 << 30)) {
@@ -39,6 +41,12 @@ StateSpec Decoder::state(DType rows) const {
   StateSpec spec;
   for (const Layer& layer : layers_) spec.push_back(layer.mixer->state(rows));
   return spec;
+}
+
+int64_t Decoder::reach() const {
+  int64_t least = INT64_MAX;
+  for (const Layer& layer : layers_) least = std::min(least, layer.mixer->reach());
+  return least;
 }
 
 int64_t Decoder::weight_bytes() const {

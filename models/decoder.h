@@ -43,6 +43,7 @@ class Decoder final : public Model {
   int64_t vocab() const override { return vocab_; }
   int64_t context() const override { return context_; }
   int64_t longest() const override { return positions_.present() ? context_ : int64_t(1) << 30; }
+  int64_t reach() const override;
   int64_t weight_bytes() const override;
   int64_t flops_per_token() const override;
   Tensor logits(const Step& step, const Memory& memory) const override;

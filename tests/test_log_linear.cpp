@@ -201,7 +201,9 @@ class LogLinearText : public ::testing::TestWithParam<bool> {
 };
 
 TEST_P(LogLinearText, PiecesDraftsForksAndResumesChangeNoBit) {
-  const Text text(in_, s_), other(in_, s_);
+  const Text text(in_, s_), other(in_, s_), broken(in_, s_);
+  for (Tensor Text::*field : {&Text::q, &Text::k, &Text::v, &Text::g, &Text::beta, &Text::lambda})
+    if ((broken.*field).present()) poison(F32, (broken.*field).data, (broken.*field).count());
   std::mt19937 rng(5);
   auto draw = [&](int from, int to) { return int64_t(from + int(rng() % unsigned(to - from + 1))); };
   for (int round = 0; round < 6; ++round) {
@@ -211,7 +213,7 @@ TEST_P(LogLinearText, PiecesDraftsForksAndResumesChangeNoBit) {
     whole.step({{&once, length, 0, nullptr, round % 2 == 0}});
     while (pieces.length < length) {
       const int64_t n = std::min(draw(1, 70), length - pieces.length), wrong = draw(0, 2) == 0 ? draw(1, 90) : 0;
-      std::vector<Part> parts = {{&pieces, n, wrong, &other, draw(0, 1) == 0}};
+      std::vector<Part> parts = {{&pieces, n, wrong, draw(0, 1) ? &other : &broken, draw(0, 1) == 0}};
       if (beside.length < length && draw(0, 1)) parts.insert(parts.begin(), {&beside, std::min(draw(1, 9), length - beside.length)});
       cut.step(parts);
     }
@@ -287,6 +289,29 @@ TEST_P(LogLinearText, IsWhatTheDefinitionSays) {
       EXPECT_LT(worst, 1e-5 * most) << levels << " levels, head " << h;
     }
   }
+}
+
+// A table of L levels ends after 2^(L−1) tokens, and there the text begins anew: what follows is as if nothing had been before.
+TEST_P(LogLinearText, BeginsAnewWhereTheTableEnds) {
+  s_.levels = 8;
+  const int64_t reach = LogLinear::reach(s_.levels), T = 2 * reach + 70;
+  ASSERT_EQ(reach, 128);
+  const Text text(in_, s_);
+  Text later = text;
+  for (Tensor Text::*field : {&Text::q, &Text::k, &Text::v, &Text::g, &Text::beta, &Text::lambda})
+    if ((later.*field).present()) later.*field = (text.*field).slice(reach, T - reach);
+  World world(in_, s_);
+  Sequence whole{&text}, end{&later};
+  for (int64_t n : {int64_t(100), int64_t(60), T - 160}) world.step({{&whole, n, 0, nullptr, true}});
+  for (int64_t n : {int64_t(70), T - reach - 70}) world.step({{&end, n, 0, nullptr, true}});
+  const size_t behind = size_t(reach * s_.heads * s_.V);
+  ASSERT_EQ(whole.o.size(), end.o.size() + behind);
+  float most = 0, worst = 0;
+  for (size_t i = 0; i < end.o.size(); ++i) {
+    most = std::max(most, std::fabs(end.o[i]));
+    worst = std::max(worst, std::fabs(end.o[i] - whole.o[behind + i]));
+  }
+  EXPECT_LT(worst, 1e-5f * most);
 }
 
 // With all weights 1 nothing is left of the levels: the base mixer.

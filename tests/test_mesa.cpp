@@ -114,6 +114,8 @@ void feed(uint64_t seed, int64_t K, int64_t V, const Mesa& options) {
   in.random() = Random(seed);
   Text texts[2] = {random_text(in, tokens, K, V), random_text(in, tokens, K, V)};
   const Text wrong = random_text(in, tokens + 80, K, V);
+  for (const Tensor& t : {wrong.q, wrong.k, wrong.v, wrong.g, wrong.beta})   // every third is no number
+    for (int64_t i = 0; i < t.dim(0); i += 3) poison(F32, t.slice(i, 1).data, t.stride[0]);
   World whole(pages, K, V), parts(pages, K, V);
   for (World* w : {&whole, &parts}) w->op.tolerance = options.tolerance, w->op.mode = options.mode;
   whole.step(items_of(0, 0, tokens, texts[0]), *alone);

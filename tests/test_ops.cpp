@@ -9,7 +9,7 @@
 
 #include "base/threads.h"
 #include "cpu/simd/simd.h"
-#include "frame.h"
+#include "later_tokens.h"
 
 namespace folio {
 namespace {
@@ -148,6 +148,29 @@ TEST_P(Ops, KernelOnStridedViews) { GetParam().check(What::strided); }
 TEST_P(Ops, KernelInPlace) { GetParam().check(What::takeover); }
 
 INSTANTIATE_TEST_SUITE_P(All, Ops, ::testing::ValuesIn(entries), [](const auto& info) { return std::string(info.param.name); });
+
+// tests/later_tokens.h, on the references and under every instruction set.
+template <class Op>
+void check_look_ahead() {
+  const CaseList<Op> list;
+  const std::string before = simd().name;
+  Random random(base_seed(), 2000);
+  for (size_t i = 0; i < list.all().size() && !::testing::Test::HasFailure(); ++i) {
+    const auto& c = list.all()[i];
+    if (operations_of(c) > 20'000'000) continue;
+    for (float what : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      EXPECT_EQ(look_ahead(references(), c, what, random), "") << "reference, " << c.label;
+      for (const Simd* set : simd_sets()) {
+        ASSERT_TRUE(force_simd(set->name));
+        EXPECT_EQ(look_ahead(kernels(1), c, what, random), "") << set->name << ", " << c.label;
+      }
+    }
+  }
+  force_simd(before);
+}
+TEST(LookAhead, Linear) { check_look_ahead<Linear>(); }
+TEST(LookAhead, LogLinear) { check_look_ahead<LogLinear>(); }
+TEST(LookAhead, Mesa) { check_look_ahead<Mesa>(); }
 
 }  // namespace
 }  // namespace folio

@@ -15,6 +15,7 @@
 
 #include "fixtures.h"
 #include "tiny_model.h"
+#include "tiny_recurrent.h"
 
 namespace folio {
 namespace {
@@ -252,6 +253,40 @@ TEST(GenerateProgram, VerifyFindsDamage) {
   f.commit();
   expect_error(run("generate", "--verify -p a -m " + damaged), "damaged");
   EXPECT_EQ(generate("heart", "--verify -p a").code, 0);
+}
+
+// A file whose hashes are right, and which a broken checkpoint was made into.
+TEST(GenerateProgram, VerifyNamesTheLayerThatHoldsNaN) {
+  const std::string broken = path("broken.folio");
+  write_tiny_recurrent(broken, {}, [](WeightsWriter& w) {
+    for (const char* name : {"layer.1.mix.decay.rate", "layer.1.mix.out.weight"}) {
+      const float nan = std::numeric_limits<float>::quiet_NaN();
+      std::memcpy(w.entry(name).data.data() + 4, &nan, sizeof nan);
+    }
+  });
+  for (const char* program : {"generate", "score"})
+    expect_error(run(program, "--verify --tokens '1 2' -m " + broken), "layer.1.mix.out.weight holds NaN at [0,1] (and 1 more like it)");
+}
+
+// A log-linear model's table ends after 2^(L−1) tokens: said once, where a longer context is asked for, and never by the way.
+TEST(GenerateProgram, SaysOnceThatALogLinearTableEnds) {
+  const std::string file = write_tiny_recurrent(path("levels.folio"), {.kind = "log_linear", .levels = 10, .context = 512});
+  std::string ids;
+  for (int i = 0; i < 700; ++i) ids += std::to_string(i % tiny_recurrent_vocab) + " ";
+  const std::string warning = "warning: -c 1,000: after every 512 tokens the log-linear layers of this model begin anew";
+  for (const std::string program : {"generate -n 20 --no-stats --temp 0", "score"}) {
+    const std::string name = program.substr(0, program.find(' ')), flags = program.substr(name.size()) + " -t 2 -m " + file;
+    const Result longer = run(name, flags + " -c 1000 --tokens '" + ids + "'");
+    EXPECT_EQ(longer.code, 0) << longer.err;
+    EXPECT_EQ(longer.err.find(warning), 0u) << longer.err;
+    EXPECT_EQ(longer.err.find("warning", 1), std::string::npos) << longer.err;
+    EXPECT_EQ(run(name, flags + " -q -c 1000 --tokens '1 2 3'").err, "");
+    for (const char* within : {"", " -c 512", " -c 100"}) {
+      const Result quiet = run(name, flags + within + " --tokens '1 2 3'");
+      EXPECT_EQ(quiet.code, 0) << quiet.err;
+      EXPECT_EQ(quiet.err.find("warning"), std::string::npos) << quiet.err;
+    }
+  }
 }
 
 TEST(ScoreProgram, CountsEveryTokenOnce) {

@@ -242,6 +242,7 @@ int Session::converse(bool answered) {
 }
 
 int Session::run() {
+  if (!flags_.quiet) model_.warn();
   const auto prompt = first_prompt();
   if (flags_.tracing.any()) {
     check(prompt.has_value(), "no prompt: --eager, --against and --print-graph look at the step that reads one");

@@ -180,6 +180,7 @@ void print(const OpenModel& model, const Flags& flags, const Score& s) {
 
 int score(const Flags& flags) {
   OpenModel model(flags.model);
+  if (!flags.quiet) model.warn();
   std::string text;
   std::vector<Token> ids;
   if (flags.has_tokens) {

@@ -17,6 +17,7 @@ class Mixer {
   virtual LayerSpec state(DType rows) const = 0;
   virtual int64_t weight_bytes() const = 0;
   virtual int64_t weight_count() const = 0;   // elements of its matrices
+  virtual int64_t reach() const { return INT64_MAX; }   // as Model::reach
   // residual + mix(x); x, residual and the result are [T, C] f32.
   virtual Tensor extend(Tensor x, Tensor residual, const LayerMemory& memory, const Step& step) const = 0;
 };

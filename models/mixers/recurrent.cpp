@@ -20,6 +20,25 @@ static Tensor f32_of(const Weights& w, const std::string& name, const Shape& sha
   check(t.type == F32, w.path(), ": '", name, "' is ", format(t.type).name, ", expected f32");
   return t;
 }
+static Tensor f32_if_there(const Weights& w, const std::string& name, const Shape& shape) {
+  return w.find(name).present() ? f32_of(w, name, shape) : Tensor();
+}
+static Tensor matrix_of(const Weights& w, const std::string& name, const Shape& shape) {
+  const Tensor t = w.get(name, shape);
+  check(format(t.type).to_float, w.path(), ": '", name, "' is ", format(t.type).name, ", expected a format of weights");
+  return t;
+}
+
+// Decays only shrink, a ridge only lifts: numbers of the other sign (or none, if `or_zero` is false) would let a memory explode.
+static Tensor signed_of(const Weights& w, const std::string& name, const Shape& shape, float sign, bool or_zero) {
+  const Tensor t = f32_of(w, name, shape);
+  for (int64_t i = 0; i < t.count(); ++i) {
+    const float x = sign * t.at<float>()[i];
+    check(!(x < 0) && (or_zero || x != 0), w.path(), ": '", name, "' holds ", t.at<float>()[i], ", expected numbers ",
+          sign < 0 ? "below" : "above", " 0", or_zero ? " or 0" : "");
+  }
+  return t;
+}
 
 Recurrent::Recurrent(const MixerSource& s) {
   const Weights& w = s.weights;
@@ -39,22 +58,27 @@ Recurrent::Recurrent(const MixerSource& s) {
   l2_ = one_of(w, p + "qk_norm", "none", {"none", "l2"}) == 1;
   normalise_ = w.integer(p + "normalise", 0) != 0;
   check(!normalise_ || kind_ == Kind::linear, w.path(), ": only linear attention has a normaliser");
+  check(!normalise_ || w.integer(p + "beta", 0) == 0, w.path(), ": the delta rule has no normaliser");
   conv_values_ = w.integer(p + "conv_values", 1) != 0;
   if (const int64_t width = w.integer(p + "conv", 0)) {
     check(width >= 1 && width <= page_tokens, w.path(), ": a convolution over ", width, " tokens, expected 1 to ", page_tokens);
     conv_ = f32_of(w, s.layer + "conv.weight", {width, conv_channels()});
-    conv_bias_ = w.find(s.layer + "conv.bias");
+    conv_bias_ = f32_if_there(w, s.layer + "conv.bias", {conv_channels()});
   }
   const int rope = one_of(w, p + "rope", "none", {"none", "half", "adjacent"});
   half_ = rope == 1;
+  check(!rope || key_size_ % 2 == 0, w.path(), ": rope turns pairs, and '", p, "key_size' is ", key_size_);
   if (rope) freq_ = rope_frequencies(key_size_, w.real(p + "theta", 10000), {});
   if (kind_ == Kind::log_linear) {
-    levels_ = size_in(w, p + "levels", 48);
+    levels_ = size_in(w, p + "levels", 46);
+    const int64_t context = w.integer("context", 1);
+    check(reach() >= context, w.path(), ": '", p, "levels' is ", levels_, ": the table ends after ", reach(), " tokens, and 'context' is ",
+          context);
     level_weight_ = f32_of(w, s.layer + "level.weight", {heads_ * levels_});
   }
   if (kind_ == Kind::mesa) {
     check(groups_ == heads_, w.path(), ": mesa heads do not share keys");
-    ridge_ = f32_of(w, s.layer + "ridge", {heads_, key_size_});
+    ridge_ = signed_of(w, s.layer + "ridge", {heads_, key_size_}, 1, false);
     tolerance_ = float(w.real(p + "tolerance", 1e-4));
     iterations_ = int(w.integer(p + "iterations", 30));
     mode_ = one_of(w, p + "solver", "exact", {"exact", "fla_prefill", "fla_decode"});
@@ -68,7 +92,9 @@ Recurrent::LowRank Recurrent::low_rank(const MixerSource& s, const std::string& 
   const Tensor down = s.weights.find(s.layer + name + ".down.weight");
   if (!down.present()) return {};
   check(down.rank() == 2 && down.cols() == s.dim, s.weights.path(), ": '", s.layer, name, ".down.weight' is ", down.shape.text());
-  return {down, s.weights.get(s.layer + name + ".up.weight", {rows, down.dim(0)}), s.weights.find(s.layer + name + ".up.bias")};
+  return {matrix_of(s.weights, s.layer + name + ".down.weight", down.shape),
+          matrix_of(s.weights, s.layer + name + ".up.weight", {rows, down.dim(0)}),
+          f32_if_there(s.weights, s.layer + name + ".up.bias", {rows})};
 }
 
 void Recurrent::read_decay(const MixerSource& s) {
@@ -84,10 +110,10 @@ void Recurrent::read_decay(const MixerSource& s) {
   check(decay_ != Decay::channel || kind_ == Kind::linear, w.path(), ": only linear mixers have a decay for each channel");
   check(kind_ != Kind::mesa || beta_, w.path(), ": mesa wants write strengths");
   const int64_t rates = decay_ == Decay::channel ? heads_ * key_size_ : heads_;
-  if (decay_ == Decay::constant) decay_rate_ = f32_of(w, s.layer + "decay.log", {heads_});
+  if (decay_ == Decay::constant) decay_rate_ = signed_of(w, s.layer + "decay.log", {heads_}, -1, true);
   if (decay_ == Decay::head || decay_ == Decay::channel) {
-    decay_rate_ = f32_of(w, s.layer + "decay.rate", {rates});
-    if (w.find(s.layer + "decay.bias").present()) decay_bias_ = f32_of(w, s.layer + "decay.bias", {rates});
+    decay_rate_ = signed_of(w, s.layer + "decay.rate", {rates}, -1, true);
+    decay_bias_ = f32_if_there(w, s.layer + "decay.bias", {rates});
   }
   if (decay_ == Decay::channel) {
     decay_from_ = low_rank(s, "decay", rates);
@@ -95,8 +121,8 @@ void Recurrent::read_decay(const MixerSource& s) {
   }
   const int64_t rows = (decay_ == Decay::head ? heads_ : 0) + (beta_ ? heads_ : 0) + heads_ * levels_;
   if (rows == 0) return;
-  gates_ = w.get(s.layer + "gates.weight", {rows, s.dim});
-  gates_bias_ = w.find(s.layer + "gates.bias");
+  gates_ = matrix_of(w, s.layer + "gates.weight", {rows, s.dim});
+  gates_bias_ = f32_if_there(w, s.layer + "gates.bias", {rows});
 }
 
 void Recurrent::read_output(const MixerSource& s) {
@@ -110,10 +136,11 @@ void Recurrent::read_output(const MixerSource& s) {
   if (w.integer(s.profile + "skip", 0)) skip_ = f32_of(w, s.layer + "skip", {value_width()});
   if (gate_at_ != GateAt::none) gate_from_ = low_rank(s, "gate", value_width());
   const bool z = gate_at_ != GateAt::none && !gate_from_.present();
-  in_ = w.get(s.layer + "in.weight", {2 * key_width() + (z ? 2 : 1) * value_width(), s.dim});
-  in_bias_ = w.find(s.layer + "in.bias");
-  out_ = w.get(s.layer + "out.weight", {s.dim, value_width()});
-  out_bias_ = w.find(s.layer + "out.bias");
+  const int64_t rows = 2 * key_width() + (z ? 2 : 1) * value_width();
+  in_ = matrix_of(w, s.layer + "in.weight", {rows, s.dim});
+  in_bias_ = f32_if_there(w, s.layer + "in.bias", {rows});
+  out_ = matrix_of(w, s.layer + "out.weight", {s.dim, value_width()});
+  out_bias_ = f32_if_there(w, s.layer + "out.bias", {s.dim});
 }
 
 int64_t Recurrent::weight_bytes() const {

@@ -15,7 +15,9 @@
 //   .beta? [0] (write strengths b: the delta rule, Mesa) · .beta_factor? [1] · .normalise? [0] · .skip? [0]
 //   .gate? ["none"] | "after" (norm(o) ⊙ f(z)) | "before" (norm(o ⊙ f(z))) · .gate_act? ["silu"] | "sigmoid"
 //   .norm? ["head"] | "group" (over .norm_groups? [1] parts of all values) | "none" · .norm_eps? [norm.eps]
-//   log_linear: .levels L            mesa: .tolerance? [1e-4] · .iterations? [30] · .solver? ["exact"] | "fla_prefill" | "fla_decode" (ops/mesa.h)
+//   log_linear: .levels L (up to 46, and 2^(L−1) ≥ the model's context. A longer text the layer takes as texts of 2^(L−1) tokens, one
+//      behind the other: beyond its table it remembers nothing, ops/log_linear.h)
+//   mesa: .tolerance? [1e-4] · .iterations? [30] · .solver? ["exact"] | "fla_prefill" | "fla_decode" (ops/mesa.h)
 // Tensors of layer.I.mix ("w" = weight matrix of any format, the rest f32):
 //   in.weight w [2·G·K + H·V (+ H·V with gate), C]: rows of q, k, v, z (+ in.bias) · out.weight w [C, H·V] (+ out.bias)
 //   gates.weight [.., C]: rows a [H, "head"], b [H], l [H·L], as many of them as there are (+ gates.bias)
@@ -37,6 +39,7 @@ class Recurrent final : public Mixer {
   LayerSpec state(DType rows) const override;
   int64_t weight_bytes() const override;
   int64_t weight_count() const override;
+  int64_t reach() const override { return levels_ ? LogLinear::reach(levels_) : INT64_MAX; }
   Tensor extend(Tensor x, Tensor residual, const LayerMemory& memory, const Step& step) const override;
 
  private:

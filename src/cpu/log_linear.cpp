@@ -7,7 +7,8 @@
 //                                 on from there, into scratch until a later page swallows it
 //
 // Columns of v never meet, so units that share a head repeat only its scores and its rows of X and w. A sum has the same order
-// however many rows are new and however the columns are cut.
+// however many rows are new and however the columns are cut. A row's sums end with the row: a token that is no number leaves those before
+// it alone.
 #include <algorithm>
 #include <cmath>
 
@@ -88,8 +89,8 @@ class Unit {
   void fold_slab(int64_t page, int64_t id);
   void onto(const Bucket& to, bool add);
   void product(const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t b_row, float* o, int64_t o_row, int64_t rows,
-               int64_t depth, int64_t columns, float by, bool add) const {
-    inner_.product({a, a_row, a_depth, b, b_row, o, o_row, int(rows), int(depth), int(columns), by, add});
+               int64_t depth, int64_t columns, float by, bool add, int64_t sees = 0) const {
+    inner_.product({a, a_row, a_depth, b, b_row, o, o_row, int(rows), int(depth), int(columns), by, add, int(sees)});
   }
 
   const LogLinear& op_;
@@ -194,7 +195,7 @@ void Unit::outputs(const Piece& piece) {
   const float* q = op_.q.row<float>(piece.first * op_.q.dim(1) + group_);
   float *a = own(at_.p), *y = own(at_.y);
   inner_.scores(q, op_.q.stride[0], own(at_.keys), own(at_.b), nullptr, a, int(piece.from), int(n), int(piece.to), int(K), true);
-  if (delta_) product(a, P, 1, own(at_.x), J, y, J, n, piece.to, J, 1, false);
+  if (delta_) product(a, P, 1, own(at_.x), J, y, J, n, piece.to, J, 1, false, piece.from + 1);
   const int64_t a_row = delta_ ? J : P;
   if (delta_) a = y;
   for (int64_t r = 0; r < n; ++r) {
@@ -204,7 +205,7 @@ void Unit::outputs(const Piece& piece) {
     for (int64_t s = 0; s <= t; ++s) a[r * a_row + s] *= op_.weight(piece.first + r, h_, LogLinear::level_of(t, s));
   }
   product(a, a_row, 1, own(at_.u), columns_, op_.o.row<float>(piece.first * op_.heads() + h_) + from_, op_.heads() * at_.V, n, piece.to,
-          columns_, 1, false);
+          columns_, 1, false, piece.from + 1);
   read_buckets(piece);
 }
 

@@ -10,7 +10,9 @@
 //   without (Mamba-2)           a bucket only decays, by one number a head: its slab stands where it was made (SlabSpec::chain), and
 //                               c, the decay of the whole text up to a slab, says how much it has decayed since
 //   with (gated DeltaNet)       every token changes every matrix: a page's slab holds all its buckets
-// Beyond the table nothing is remembered: a level ≥ L, or with beta a bucket ≥ the slab's, has weight 0.
+// Beyond the table nothing is remembered: a level ≥ L, or with beta a bucket ≥ the slab's, has weight 0. Tokens on two sides of a multiple
+// of 2^(L−1) differ in a bit that no level stands for, so a longer text is to the mixer as texts of 2^(L−1) tokens one behind the other:
+// at each multiple it begins anew (reach()). With 15 levels, as the published models have, that is every 16,384 tokens.
 #pragma once
 #include <bit>
 #include <cmath>
@@ -62,6 +64,8 @@ struct LogLinear {
     a.inout("S", S); a.inout("c", c); a.out("o", o);
   }
 
+  // Tokens of a text until a table of so many levels ends.
+  static constexpr int64_t reach(int64_t levels) { return int64_t(1) << (levels - 1); }
   int64_t heads() const { return v.dim(1); }
   int64_t group(int64_t h) const { return h / (heads() / q.dim(1)); }
   // Buckets that a slab may stand for: with beta those it holds, else as many as a text of `most` pages can have.

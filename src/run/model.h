@@ -17,6 +17,7 @@ class Model {
   virtual int64_t vocab() const = 0;
   virtual int64_t context() const = 0;          // tokens it was trained for
   virtual int64_t longest() const = 0;          // tokens it can take at all: learned positions end somewhere
+  virtual int64_t reach() const { return INT64_MAX; }   // tokens after which some layer begins anew: tables of log-linear attention end
   virtual int64_t weight_bytes() const = 0;     // read by a step of one token
   virtual int64_t flops_per_token() const = 0;  // of its matrices, 2 per multiply and add
   // Records the ops of one step on step.graph; returns [W, V] f32, one row for each wanted place.

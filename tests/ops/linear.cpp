@@ -229,6 +229,8 @@ CASES(Linear) {
   put_case(*this, {.parts = {{60, 70}}, .heads = 2, .keys = 64, .width = 64, .delta = true});
   put_case(*this, {.parts = {{32, 40}, {70, 1}}, .heads = 2, .keys = 128, .width = 128, .delta = true});
   put_case(*this, {.parts = {{32, 40}, {127, 1}}, .heads = 1, .keys = 128, .width = 128, .decay = Decay::channel, .delta = true});
+  for (Decay decay : {Decay::scalar, Decay::channel})   // the widest keys that there are: over a page border, and deep in a page
+    put_case(*this, {.parts = {{50, 20}, {127, 1}}, .heads = 1, .keys = 256, .width = 40, .decay = decay, .delta = true});
   put_case(*this, {.parts = {}, .padding = 2});
 }
 

@@ -11,6 +11,7 @@
 #include <map>
 
 #include "frame.h"
+#include "later_tokens.h"
 #include "schedules.h"
 #include "tier.h"
 
@@ -161,6 +162,33 @@ TEST_P(HopperOps, Strided) { check(Layout::strided, false, 0); }  // rows at any
 TEST_P(HopperOps, InPlace) { check(Layout::packed, true, GetParam().name == std::string("Matmul") ? 3 : 0); }
 
 INSTANTIATE_TEST_SUITE_P(hopper, HopperOps, ::testing::ValuesIn(hopper_entries),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+// tests/later_tokens.h.
+template <class Op>
+void check_look_ahead() {
+  const CaseList<Op> list;
+  const auto device = cuda();
+  Random random(base_seed(), 2000);
+  for (size_t i = 0; i < list.all().size() && !::testing::Test::HasFailure(); ++i) {
+    const auto& c = list.all()[i];
+    const float what = i % 2 ? std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
+    if (operations_of(c) <= 2'000'000) {
+      EXPECT_EQ(look_ahead(*device, c, what, random), "") << c.label;
+    }
+  }
+}
+
+struct LookAhead {
+  const char* name;
+  void (*check)();
+};
+void PrintTo(const LookAhead& entry, std::ostream* out) { *out << entry.name; }
+class LookAheadOps : public ::testing::TestWithParam<LookAhead> {};
+TEST_P(LookAheadOps, LeavesTokensBeforeAlone) { GetParam().check(); }
+INSTANTIATE_TEST_SUITE_P(recurrent, LookAheadOps,
+                         ::testing::Values(LookAhead{"Linear", check_look_ahead<Linear>}, LookAhead{"LogLinear", check_look_ahead<LogLinear>},
+                                           LookAhead{"Mesa", check_look_ahead<Mesa>}),
                          [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

@@ -3,8 +3,10 @@
 
 #include <charconv>
 #include <chrono>
+#include <cstdio>
 
 #include "base/threads.h"
+#include "tools/lib/main.h"
 #include "tools/lib/vocabulary.h"
 #include "models/zoo.h"
 
@@ -27,7 +29,7 @@ void add_model_flags(CLI::App& app, ModelFlags& flags) {
                  "Number format of the attention cache: auto (f32 for f32 weights, else f16), f32, f16, bf16 or (latent attention alone) q8_0")
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0"}))
       ->capture_default_str();
-  app.add_flag("--verify", flags.verify, "Check the hash of every tensor before anything else");
+  app.add_flag("--verify", flags.verify, "Check the hash and the numbers of every tensor before anything else");
 }
 
 static Weights open_weights(const ModelFlags& flags) {
@@ -37,6 +39,11 @@ static Weights open_weights(const ModelFlags& flags) {
   if (!bad.empty()) {
     const std::string more = bad.size() > 1 ? join(" and ", bad.size() - 1, " more") : std::string();
     fail("weights: ", flags.path, ": damaged: the data of ", bad[0], more, " is not what was written");
+  }
+  const std::vector<std::string> broken = weights.not_finite();
+  if (!broken.empty()) {
+    const std::string more = broken.size() > 1 ? join(" (and ", broken.size() - 1, " more like it)") : std::string();
+    fail("weights: ", flags.path, ": ", broken[0], more, "; the checkpoint that it was made of is broken");
   }
   return weights;
 }
@@ -65,6 +72,13 @@ OpenModel::OpenModel(const ModelFlags& flags)
   device = open_device(flags.device, threads);
   engine = std::make_unique<Engine>(*model, *device, options);
   load_seconds += seconds_now();
+}
+
+void OpenModel::warn() const {
+  if (engine->context() <= model->reach()) return;
+  std::fprintf(stderr,
+               "warning: -c %s: after every %s tokens the log-linear layers of this model begin anew, for their tables of levels end there\n",
+               with_commas(engine->context()).c_str(), with_commas(model->reach()).c_str());
 }
 
 std::vector<Token> OpenModel::encode(std::string_view text) const {

@@ -44,6 +44,8 @@ struct OpenModel {
   int threads;
 
   int64_t vocab() const { return model->vocab(); }
+  // One line on standard error if the context is longer than what the model can look back on.
+  void warn() const;
   // The ids of a text that is to be continued. Throws Error if there is no tokenizer.
   std::vector<Token> encode(std::string_view text) const;
   // The matrices of the layers as one piece of memory: what a step reads most of.

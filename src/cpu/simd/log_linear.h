@@ -6,7 +6,8 @@
 namespace folio {
 
 // o[r][e] = (add ? o[r][e] : 0) + by · Σ_{d < depth} a[r·a_row + d·a_depth] · b[d·b_row + e], summed in ascending d: a row of o has
-// the same bits whatever rows are computed with it, and with more depth whose a is 0.
+// the same bits whatever rows are computed with it, and with more depth whose a is 0. With sees > 0 row r ends after sees + r: nothing
+// of what lies behind reaches it, were it NaN times zero.
 struct LogLinearProduct {
   const float* a;
   int64_t a_row, a_depth;
@@ -17,6 +18,7 @@ struct LogLinearProduct {
   int rows, depth, columns;
   float by;
   bool add;
+  int sees;
 };
 
 struct LogLinearInner {

@@ -19,14 +19,28 @@ FOLIO_INLINE void log_linear_tile(const LogLinearProduct& p, int row, int column
     for (int i = 0; i < N; ++i)
       sum[r][i] = !p.add ? zero() : part ? load_n(o + r * p.o_row, n) : load(o + r * p.o_row + i * lanes);
   const float *a = p.a + row * p.a_row, *b = p.b + column;
-  for (int d = 0; d < p.depth; ++d, a += p.a_depth, b += p.b_row) {
-    Vec y[N];
+  const int all = p.sees > 0 && p.sees + row < p.depth ? p.sees + row : p.depth;   // what every row sees
+  auto add = [&](int r, const Vec (&y)[N]) {
+    const Vec x = splat(p.by * a[r * p.a_row]);
+    for (int i = 0; i < N; ++i) sum[r][i] = fma(x, y[i], sum[r][i]);
+  };
+  auto next = [&](Vec (&y)[N]) {
     for (int i = 0; i < N; ++i) y[i] = part ? load_n(b, n) : load(b + i * lanes);
+  };
+  for (int d = 0; d < all; ++d, a += p.a_depth, b += p.b_row) {
+    Vec y[N];
+    next(y);
     FOLIO_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const Vec x = splat(p.by * a[r * p.a_row]);
-      for (int i = 0; i < N; ++i) sum[r][i] = fma(x, y[i], sum[r][i]);
-    }
+    for (int r = 0; r < R; ++r) add(r, y);
+  }
+  FOLIO_UNROLL
+  for (int first = 1; first < R; ++first, a += p.a_depth, b += p.b_row) {   // what the rows from this one on see
+    if (all + first > p.depth) break;
+    Vec y[N];
+    next(y);
+    FOLIO_UNROLL
+    for (int r = 1; r < R; ++r)
+      if (r >= first) add(r, y);
   }
   FOLIO_UNROLL
   for (int r = 0; r < R; ++r)

@@ -3,7 +3,8 @@
 //   W = (P Kᵀ) ⊙ M          rows × 64, M lower triangular
 //   Y = e^b ⊙ (P H₀) + W K  rows × K
 // and some passes over each row. A row that has ended leaves the list, and the others move up. Every product adds in ascending order
-// for each of its rows alone, and what lies above the diagonal adds an exact zero, so a row's bits do not depend on the others.
+// for each of its rows alone, and what lies above the diagonal adds an exact zero, so a row's bits do not depend on the others. Where a
+// new row holds what is no number, times zero it would not be zero: such a page is done row by row.
 #pragma once
 #include "cpu/simd/mesa.h"
 #include "cpu/simd/transpose.h"
@@ -80,8 +81,9 @@ void mesa_block(const MesaRow* rows, const MesaProduct& m) {
   mesa_columns<R, mesa_vectors(R)>(rows, m, 0);
 }
 
-// How many of `left` rows the next block takes.
-FOLIO_INLINE int mesa_next(int left) {
+// How many of `left` rows the next block takes, `most` at most.
+FOLIO_INLINE int mesa_next(int left, int most = mesa_rows) {
+  left = left < most ? left : most;
   return left >= mesa_rows ? mesa_rows : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
 FOLIO_INLINE void mesa_product(const MesaRow* rows, int count, const MesaProduct& m) {
@@ -99,6 +101,7 @@ FOLIO_INLINE int mesa_up(int n) { return (n + Vec::lanes - 1) / Vec::lanes * Vec
 // The buffer of a page and what all rows need of it.
 struct MesaWork {
   int K;                                        // padded
+  int most = mesa_rows;                         // rows of a block
   float *key, *weighted, *turned;               // [64][K], [64][K], [keys][64]
   float *x, *r, *p, *y;                         // [64][K], of the rows asked for
   float *lambda, *diagonal;                     // [K]; of the slab
@@ -128,6 +131,20 @@ FOLIO_INLINE void mesa_keys(const MesaPage& page, MesaWork& work) {
       const float* from = page.k + s * page.k_row + c;
       store(work.key + s * work.K + c, left >= Vec::lanes ? load(from) : left > 0 ? load_n(from, left) : zero());
     }
+}
+
+// Whether the keys and values of the rows from `from` on are all finite.
+FOLIO_INLINE bool mesa_finite(const MesaPage& page, const MesaWork& work, int from) {
+  constexpr int lanes = Vec::lanes;
+  Vec none = zero();
+  for (int s = from; s < page.rows; ++s) {
+    for (int c = 0; c < work.K; c += lanes) none = fma(load(work.key + s * work.K + c), zero(), none);
+    for (int e = 0; e < page.values; e += lanes) {
+      const float* value = page.v + s * page.v_row + e;
+      none = fma(page.values - e >= lanes ? load(value) : load_n(value, page.values - e), zero(), none);
+    }
+  }
+  return sum(none) == 0;
 }
 
 // Keys turned, 64 in a row, so that scores need no sum over lanes.
@@ -189,7 +206,7 @@ FOLIO_INLINE int mesa_scores(const MesaPage& page, MesaWork& work, const MesaOne
 // y = in·H_t for the listed rows, in ascending order.
 FOLIO_INLINE void mesa_times(const MesaPage& page, MesaWork& work, const MesaOne* ones, int count, const float* in) {
   for (int n; count > 0; ones += n, count -= n) {
-    n = mesa_next(count);
+    n = mesa_next(count, work.most);
     MesaRow rows[mesa_rows];
     const int depth = mesa_scores(page, work, ones, n, in, rows);
     for (int i = 0; i < n; ++i) rows[i].out = work.y + ones[i].at * work.K;
@@ -267,7 +284,7 @@ FOLIO_INLINE bool mesa_round(const MesaAsk& ask, MesaWork& work, MesaOne& one) {
 // o of the rows: W once more, with x, times the values.
 FOLIO_INLINE void mesa_answer(const MesaPage& page, const MesaAsk& ask, MesaWork& work, const MesaOne* ones, int count) {
   for (int n; count > 0; ones += n, count -= n) {
-    n = mesa_next(count);
+    n = mesa_next(count, work.most);
     MesaRow rows[mesa_rows];
     const int depth = mesa_scores(page, work, ones, n, work.x, rows);
     for (int i = 0; i < n; ++i) rows[i].out = ask.o + (ones[i].row - ask.from) * ask.o_row;
@@ -284,6 +301,7 @@ void mesa_solve(const MesaPage& page, const MesaAsk& ask, float* buffer) {
   if (count == 0) return;
   mesa_keys(page, work);
   mesa_turn(page, work);
+  if (ask.count > 1 && !mesa_finite(page, work, ask.from)) work.most = 1;
   for (int c = 0; c < work.K; ++c) {
     work.lambda[c] = c < page.keys ? ask.lambda[c] : 0;
     work.diagonal[c] = page.kk && c < page.keys ? page.kk[c * page.kk_row + c] : 0;
