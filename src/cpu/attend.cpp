@@ -40,9 +40,16 @@ struct Tile {
   int64_t cost() const { return count * int64_t(high - low + sink); }
 };
 
+// Whether values are the keys' first numbers (latents of MLA).
+bool shares(const Attend& op) {
+  return op.k.data == op.v.data && op.v.dim(3) <= op.k.dim(3) && std::equal(op.k.stride, op.k.stride + 3, op.v.stride);
+}
+
 // How the scratch is laid out. Every part begins at a multiple of 64 bytes.
 struct Layout {
   int64_t groups, heads, padded;               // G, heads of a group, Dv up to a multiple of 16
+  bool shared;                                 // values are the keys' first numbers (MLA)
+  int64_t packed;                              // floats of a packed query
   int64_t tile_tokens, part_rows;
   int64_t slot_floats;
   int64_t state, slots, own, own_tiles, own_limits, own_packed, own_buffer, own_part, own_bytes, total;
@@ -52,6 +59,8 @@ struct Layout {
     groups = op.k.dim(2);
     heads = op.q.dim(1) / groups;
     padded = up(op.v.dim(3), 16);
+    shared = shares(op);
+    packed = shared ? attend_pitch(op.q.dim(2)) : op.q.dim(2);
     tile_tokens = std::clamp<int64_t>(rows_wanted / std::max<int64_t>(heads, 1), 1, std::max<int64_t>(tokens, 1));
     part_rows = std::max(tile_tokens * heads, std::min(tile_tokens * heads, few_rows) * groups);
     const int64_t spans = op.page.dim(1) / span_pages + 1;
@@ -63,8 +72,8 @@ struct Layout {
     own_tiles = 0;
     own_limits = own_tiles + up(tokens * int64_t(sizeof(Tile)), 64);
     own_packed = own_limits + up(4 * tile_tokens * 4, 64);
-    own_buffer = own_packed + up(part_rows * op.q.dim(2) * 4, 64);
-    own_part = own_buffer + (op.q.dim(2) * (op.k.type == Q8_0 ? 2 : 1) + padded) * page_tokens * 4;
+    own_buffer = own_packed + up(part_rows * packed * 4, 64);
+    own_part = own_buffer + (packed + (shared ? 0 : padded)) * page_tokens * 4;
     own_bytes = own_part + up(part_floats(part_rows) * 4, 64);
     total = own + own_bytes * workers;
   }
@@ -201,7 +210,7 @@ void Attention::prepare(const Unit& unit) {
     limits_[2 * n + i] = int32_t(std::max<int64_t>(keys.sinked, 0));
     limits_[3 * n + i] = op_.pos.at<int32_t>()[tile.first + i];
   }
-  const int64_t numbers = n * at_.heads * op_.q.dim(2);
+  const int64_t numbers = n * at_.heads * at_.packed;
   for (int64_t g = 0; g < unit.groups; ++g) simd().attend.pack(queries(tile, unit.group + g, g), packed_ + g * numbers);
 }
 
@@ -213,7 +222,7 @@ AttendQueries Attention::queries(const Tile& tile, int64_t group, int64_t packed
   const float* slopes = op_.slopes.present() ? op_.slopes.at<float>() + head : nullptr;
   return {q.at<float>() + tile.first * q.stride[0] + head * q.stride[1], q.stride[0], q.stride[1],
           tile.count, int(at_.heads), int(q.dim(2)), limit, limit + n, limit + 2 * n, limit + 3 * n, slopes, op_.scale, op_.softcap,
-          packed_ + packed * n * at_.heads * q.dim(2)};
+          packed_ + packed * n * at_.heads * at_.packed, at_.shared};
 }
 
 AttendWhole Attention::whole(const Tile& tile, int64_t group) const {

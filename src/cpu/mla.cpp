@@ -38,8 +38,9 @@ struct Sizes {
 
 // Rows first .. first + 15 of a head's matrix as floats; zeros behind the last.
 void unpack_rows(const Tensor& w, int64_t head, int64_t first, int64_t padded, float* to) {
-  for (int64_t i = 0; i < rows_at_once; ++i, to += padded) {
-    if (first + i < w.dim(1)) simd().mla.unpack(int(w.type), w.row_bytes(head * w.dim(1) + first + i), int(w.cols()), int(padded), to);
+  const std::byte* from = w.data + bytes_of(w.type, head * w.stride[0] + first * w.stride[1]);
+  for (int64_t i = 0; i < rows_at_once; ++i, to += padded, from += bytes_of(w.type, w.stride[1])) {
+    if (first + i < w.dim(1)) simd().mla.unpack(int(w.type), from, int(w.cols()), int(padded), to);
     else std::fill_n(to, padded, 0.0f);
   }
 }

@@ -60,7 +60,7 @@ Mla mla(Inputs& in, const Wish& wish) {
 }
 
 // Errors of f32 sums in any order and of a fast exponential. The longest chains of numbers are q·k_up·c and v_up·c: a logit moves by some
-// 1e-6 of Σ|q|·|k_up|·|c| + Σ|q_rope·r|, a weight by as much of itself, and the result by that much of the largest Σ|v_up·c|.
+// 2e-7 of Σ|q|·|k_up|·|c| + Σ|q_rope·r|, a weight by as much of itself, and the result by that much of the largest Σ|v_up·c|.
 std::vector<Tensor> allowed(Inputs& in, const Mla& op) {
   const int64_t T = op.q.dim(0), H = op.q.dim(1), R = op.rank(), dn = op.q.cols(), dr = op.q_rope.cols(), dv = op.v_up.dim(1);
   auto sizes = [](const Tensor& t) {
@@ -86,8 +86,8 @@ std::vector<Tensor> allowed(Inputs& in, const Mla& op) {
       sum = std::max(sum, dot * op.scale);
       for (int64_t d = 0; d < dv; ++d) most[size_t(d)] = std::max(most[size_t(d)], std::inner_product(row, row + R, &v_up[size_t((h * dv + d) * R)], 0.0));
     }
-    lse.row<float>(t)[h] = float(1e-6 * sum);
-    for (int64_t d = 0; d < dv; ++d) o.row<float>(item)[d] = float(1e-6 * sum * most[size_t(d)]);
+    lse.row<float>(t)[h] = float(2e-7 * sum);
+    for (int64_t d = 0; d < dv; ++d) o.row<float>(item)[d] = float(2e-7 * sum * most[size_t(d)]);
   }
   return {o, lse};
 }

@@ -13,17 +13,21 @@ struct AttendQueries {
   const int32_t *first, *end, *sinked, *pos;   // of each token: its keys are [0, sinked) and [first, end)
   const float* slopes;              // of the group's heads; null: no ALiBi
   float scale, softcap;
-  const float* packed;              // what `pack` has made of q: as many floats as q has
+  const float* packed;              // what `pack` has made of q: as many floats as q has; if shared, rows of attend_pitch(width)
+  bool shared;                      // values are the keys' first numbers
 };
 
 // A page of one group, bytes from key to key, and the page that comes next, fetched meanwhile (null: none).
 struct AttendKeys {
-  int kind;                         // 0 f32, 1 f16, 2 bf16, 3 q8_0, whose values are the keys' first numbers (MLA)
+  int kind;                         // 0 f32, 1 f16, 2 bf16; 3 q8_0, if shared
   int value_width;
-  const void *k, *v;
+  const void *k, *v;                // equal: values are the keys' first numbers (latents of MLA)
   int64_t k_stride, v_stride;
   const void *k_ahead, *v_ahead;
 };
+
+// Floats from row to row of shared keys and their queries.
+inline int64_t attend_pitch(int64_t width) { return (width + 15) / 16 * 16; }
 
 // A softmax under way: o = Σ e^(s − m)·v unnormalised, m = the highest logit so far, l = Σ e^(s − m).
 struct AttendSum {
@@ -43,7 +47,7 @@ struct AttendWhole {
 struct AttendInner {
   void (*pack)(const AttendQueries&, float* packed);
   // Takes the keys from <= key < to of the page that begins at token `start` into the sum.
-  // buffer: 64 · (D + the sum's width) floats, and of q8_0 64 · D more.
+  // buffer: 64 · (D + the sum's width) floats; if shared, 64 · attend_pitch(D).
   void (*page)(const AttendQueries&, const AttendSum&, const AttendKeys&, float* buffer, int start, int from, int to);
   // Joins a part of the keys into the whole, rows from <= r < to. begin: the whole is empty yet, nothing of it is read.
   void (*fold)(bool begin, const AttendSum& part, const AttendWhole&, int from, int to);

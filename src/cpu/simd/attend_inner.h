@@ -350,35 +350,20 @@ FOLIO_INLINE void attend_page_in(const AttendQueries& q, const AttendSum& sum, c
   attend_blocks(q, sum, columns, rows, start, to);
 }
 
-// n numbers of a row of q8_0.
-FOLIO_INLINE void unpack_q8(const uint8_t* row, int n, float* to) {
-  for (int at = 0; at < n; at += 32, row += 34) {
-    const Vec d = splat_f16(row);
-    for (int i = 0; i < 32; i += Vec::lanes) store(to + at + i, load_i8(reinterpret_cast<const int8_t*>(row + 2 + i)) * d);
-  }
-}
-
-// Keys of q8_0, `width` numbers each, as floats.
-FOLIO_INLINE AttendKeys attend_unpack(const AttendKeys& keys, int width, int from, int to, float* floats) {
-  const auto *k = static_cast<const uint8_t*>(keys.k), *ahead = static_cast<const uint8_t*>(keys.k_ahead);
-  for (int j = from; j < to; ++j) {
-    unpack_q8(k + j * keys.k_stride, width, floats + int64_t(j) * width);
-    if (ahead) attend_fetch(reinterpret_cast<const char*>(ahead + j * keys.k_stride), width / 32 * 34);
-  }
-  return {0, keys.value_width, floats, floats, 4 * width, 4 * width, nullptr, nullptr};
-}
+// attend_shared_inner.h
+void attend_shared(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, float* buffer, int start, int from, int to);
+void attend_pack_rows(const AttendQueries& q, float* packed);
 
 void attend_page_of(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, float* buffer, int start, int from, int to) {
-  if (keys.kind == 3) {   // the values are the keys' first numbers
-    const AttendKeys floats = attend_unpack(keys, q.width, from, to, buffer + (q.width + sum.width) * attend_page);
-    attend_page_in<F32Row>(q, sum, floats, buffer, start, from, to);
-  } else if (keys.kind == 0) attend_page_in<F32Row>(q, sum, keys, buffer, start, from, to);
+  if (keys.v == keys.k) attend_shared(q, sum, keys, buffer, start, from, to);
+  else if (keys.kind == 0) attend_page_in<F32Row>(q, sum, keys, buffer, start, from, to);
   else if (keys.kind == 1) attend_page_in<F16Row>(q, sum, keys, buffer, start, from, to);
   else attend_page_in<Bf16Row>(q, sum, keys, buffer, start, from, to);
 }
 
-// Queries in the order in which a block's product reads them.
+// Queries in the order in which a block's product reads them; where values are keys' first numbers, as they are, with zeros behind.
 void attend_pack(const AttendQueries& q, float* packed) {
+  if (q.shared) return attend_pack_rows(q, packed);
   for (int row = 0, n; row < q.tokens * q.heads; row += n) {
     n = attend_next(q.tokens * q.heads - row);
     for (int r = 0; r < n; ++r) {

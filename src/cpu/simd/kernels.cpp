@@ -6,6 +6,7 @@
 #include "cpu/simd/vec.h"
 // the vectors first
 #include "cpu/simd/attend_inner.h"
+#include "cpu/simd/attend_shared_inner.h"
 #include "cpu/simd/linear_inner.h"
 #include "cpu/simd/log_linear_inner.h"
 #include "cpu/simd/matmul_inner.h"

@@ -34,7 +34,7 @@ struct MlaInner {
 
 // Floats that MlaInner::page wants: the latents as they are (q8_0) and turned, the keys, the values.
 inline int64_t mla_page_floats(int64_t rank, int64_t nope, int64_t rope, int64_t padded_value, bool q8) {
-  return 64 * (rank + nope + rope + padded_value + (q8 ? rank + rope : 0));
+  return 64 * (rank + nope + rope + padded_value + (q8 ? attend_pitch(rank + rope) : 0));
 }
 // Of a turned matrix.
 inline int64_t mla_turned_floats(int64_t rows, int64_t rank) { return (rows + 63) / 64 * 64 * rank; }

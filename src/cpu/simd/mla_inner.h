@@ -6,20 +6,12 @@
 //
 // after which the page is one of plain attention. Every number is one sum over R in ascending order, whatever stands beside it.
 #pragma once
-#include "cpu/simd/attend_inner.h"
+#include "cpu/simd/attend_shared_inner.h"
 #include "cpu/simd/matmul_inner.h"
 #include "cpu/simd/mla.h"
 
 namespace folio {
 namespace {
-
-template <class Row>
-FOLIO_INLINE void unpack_plain(const void* row, int n, float* to) {
-  const auto* from = static_cast<const typename Row::Number*>(row);
-  int i = 0;
-  for (; i + Vec::lanes <= n; i += Vec::lanes) store(to + i, Row::load(from + i));
-  if (i < n) store_n(to + i, Row::load_n(from + i, n - i), n - i);
-}
 
 FOLIO_INLINE void unpack_q4(const uint8_t* row, int n, float* to) {
   for (int at = 0; at < n; at += 32, row += 18) {
@@ -147,8 +139,10 @@ FOLIO_INLINE void mla_page_in(const AttendQueries& q, const AttendSum& sum, cons
 void mla_page(const AttendQueries& q, const AttendSum& sum, const MlaHead& head, const MlaPage& page, float* buffer, int start, int to) {
   const AttendKeys rows = {page.kind, head.value, page.rows, page.rows, page.stride, page.stride, nullptr, nullptr};
   if (page.kind == 3) {
-    const int64_t used = mla_page_floats(head.rank, head.nope, head.rope, sum.width, false);
-    mla_page_in<F32Row>(q, sum, head, attend_unpack(rows, head.rank + head.rope, 0, to, buffer + used), buffer, start, to);
+    float* floats = buffer + mla_page_floats(head.rank, head.nope, head.rope, sum.width, false);
+    const int width = head.rank + head.rope;
+    attend_unpack(page.kind, page.rows, page.stride, width, 0, to, floats);
+    mla_page_in<F32Row>(q, sum, head, {0, head.value, floats, floats, 4 * attend_pitch(width), 4 * attend_pitch(width), nullptr, nullptr}, buffer, start, to);
   } else if (page.kind == 0) mla_page_in<F32Row>(q, sum, head, rows, buffer, start, to);
   else if (page.kind == 1) mla_page_in<F16Row>(q, sum, head, rows, buffer, start, to);
   else mla_page_in<Bf16Row>(q, sum, head, rows, buffer, start, to);
