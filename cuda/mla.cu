@@ -135,16 +135,16 @@ void run(const Mla& op, const CudaQueue& queue) {
   const Attend attend = attention(op, at, queue.scratch);
   const int tokens = int(op.q.dim(0)), heads = int(op.q.dim(1)), rank = int(op.rank()), value = int(op.v_up.dim(1));
   const AbsorbArgs down{.q = op.q.at<float>(), .q_rope = op.q_rope.at<float>(), .k_up = rows_of(op.k_up), .to = attend.q.at<float>(),
-                        .q_token = op.q.stride[0], .q_head = op.q.stride[1], .rope_token = op.q_rope.stride[0], .rope_head = op.q_rope.stride[1],
-                        .tokens = tokens, .heads = heads, .nope = int(op.q.cols()), .rope = int(op.q_rope.cols()), .rank = rank,
+                        .q_token = op.q.stride[0], .q_head = op.q.stride[1], .rope_token = op.q_rope.stride[0],
+                        .rope_head = op.q_rope.stride[1], .tokens = tokens, .heads = heads, .nope = int(op.q.cols()), .rope = int(op.q_rope.cols()), .rank = rank,
                         .width = int(at.query)};
   const BringUpArgs last{.from = attend.o.at<float>(), .v_up = rows_of(op.v_up), .o = op.o.at<float>(), .o_token = op.o.stride[0],
                          .o_head = op.o.stride[1], .tokens = tokens, .heads = heads, .value = value, .rank = rank};
   with_storage(op.k_up.type, [&](auto stored) {
     using T = decltype(stored);
-    if (by_four(op.k_up)) launch<absorb<4, T>>({dim3(blocks(tokens, tile), unsigned(heads), blocks(rank, 128)), dim3(32 * warps), 0, queue.stream}, down);
-    else if constexpr (!is_block<T>)
-      launch<absorb<1, T>>({dim3(blocks(tokens, tile), unsigned(heads), blocks(rank, 32)), dim3(32 * warps), 0, queue.stream}, down);
+    auto grid = [&](int64_t columns) { return dim3(blocks(tokens, tile), unsigned(heads), blocks(rank, columns)); };
+    if (by_four(op.k_up)) launch<absorb<4, T>>({grid(128), dim3(32 * warps), 0, queue.stream}, down);
+    else if constexpr (!is_block<T>) launch<absorb<1, T>>({grid(32), dim3(32 * warps), 0, queue.stream}, down);
   });
   CudaQueue rest = queue;
   rest.scratch += at.at_attend;

@@ -62,8 +62,9 @@ class World {
     auto graph = std::make_unique<Graph>();
     const Tensor pages = in.ints({int64_t(asks.size()), most}, page), whose = in.ints({T}, seq), where = in.ints({T}, pos);
     graph->record(Append{.x = row, .page = pages, .seq = whose, .pos = where, .pool = latent_});
-    graph->output("o", graph->record(Mla{.q = q.columns(0, dn), .q_rope = q.columns(dn, dr), .latent = latent_, .page = pages, .seq = whose, .pos = where,
-                                         .k_up = k_up_, .v_up = v_up_, .scale = 0.15f, .expand = expand_}).o);
+    const Mla op{.q = q.columns(0, dn), .q_rope = q.columns(dn, dr), .latent = latent_, .page = pages, .seq = whose, .pos = where,
+                 .k_up = k_up_, .v_up = v_up_, .scale = 0.15f, .expand = expand_};
+    graph->output("o", graph->record(op).o);
     const auto program = device_->compile(std::move(graph));
     program->run();
     const float* o = program->output("o").at<float>();
@@ -184,8 +185,12 @@ TEST_P(PagedMla, AForkAndAResumedTextGoOnAlike) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PagedMla, ::testing::Values(Kind{F32, false}, Kind{F32, true}, Kind{F16, false}, Kind{F16, true}, Kind{Q8_0, false}, Kind{Q8_0, true}),
-                         [](const auto& info) { return std::string(format(info.param.rows).name) + (info.param.expand ? "_expanded" : "_absorbed"); });
+INSTANTIATE_TEST_SUITE_P(All, PagedMla,
+                         ::testing::Values(Kind{F32, false}, Kind{F32, true}, Kind{F16, false}, Kind{F16, true}, Kind{Q8_0, false},
+                                           Kind{Q8_0, true}),
+                         [](const auto& info) {
+                           return std::string(format(info.param.rows).name) + (info.param.expand ? "_expanded" : "_absorbed");
+                         });
 
 TEST(Mla, BothOrdersAgree) {
   const Text text = text_of(8, 300);
@@ -210,7 +215,9 @@ TEST(Mla, ExpandsWhereThatIsLessWork) {
   EXPECT_EQ(Mla::crossover(512, 128, 128), 171);   // DeepSeek-V2 and V3
   EXPECT_EQ(Mla::crossover(64, 64, 64), std::numeric_limits<int64_t>::max());
   for (const auto& [R_, n, v] : {std::array<int64_t, 3>{512, 128, 128}, {32, 16, 12}, {100, 3, 40}}) {
-    auto work = [&](int64_t tokens, bool expand) { return tokens * (expand ? n + v : 2 * R_) + (expand ? R_ * (n + v) : 0); };   // both times 2, without dr
+    auto work = [&](int64_t tokens, bool expand) {   // both times 2, without dr
+      return tokens * (expand ? n + v : 2 * R_) + (expand ? R_ * (n + v) : 0);
+    };
     const int64_t at = Mla::crossover(R_, n, v);
     EXPECT_LE(work(at, true), work(at, false));
     EXPECT_GT(work(at - 1, true), work(at - 1, false));

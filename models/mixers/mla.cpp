@@ -17,7 +17,8 @@ LatentAttention::LatentAttention(const MixerSource& s) {
   scale_ = float(w.real(s.profile + "scale", 1 / std::sqrt(double(nope_ + rope_))));
   norm_eps_ = float(w.real(s.profile + "norm_eps", w.real("norm.eps")));
   rotate_ = Rotary(s, rope_);
-  check(rotate_.dims() == rope_, w.path(), ": '", s.profile, "rope' must turn all ", rope_, " numbers of mla's rotated part, but turns ", rotate_.dims());
+  check(rotate_.dims() == rope_, w.path(), ": '", s.profile, "rope' must turn all ", rope_, " numbers of mla's rotated part, but turns ",
+        rotate_.dims());
 
   const int64_t q = heads_ * (nope_ + rope_);
   in_ = w.get(s.layer + "in.weight", {(q_rank_ ? q_rank_ : q) + rank_ + rope_, s.dim});
@@ -35,8 +36,8 @@ LatentAttention::LatentAttention(const MixerSource& s) {
 
 LayerSpec LatentAttention::state(DType rows) const {
   const int block = format(rows).block;
-  check(rank_ % block == 0 && rope_ % block == 0, "cache: rows of ", rank_, " + ", rope_, " numbers are not whole blocks of ", format(rows).name,
-        "; give f32, f16 or bf16");
+  check(rank_ % block == 0 && rope_ % block == 0, "cache: rows of ", rank_, " + ", rope_, " numbers are not whole blocks of ",
+        format(rows).name, "; give f32, f16 or bf16");
   return {.rows = {{.name = "latent", .type = rows, .shape = {1, rank_ + rope_}}}};
 }
 
@@ -60,9 +61,10 @@ Tensor LatentAttention::extend(Tensor x, Tensor residual, const LayerMemory& mem
   append(rotate_(in.columns(wide + rank_, rope_).split_last(1), s), part(rank_, rope_), s);
   const Tensor page = s.page[size_t(latent.kind)];
   const bool expand = s.token.dim(0) / page.dim(0) >= Mla::crossover(rank_, nope_, value_);
-  const Tensor o = s.graph->record(Mla{.q = q.columns(0, nope_), .q_rope = rotate_(q.columns(nope_, rope_), s), .latent = latent.tensor, .page = page,
-                                       .seq = s.seq, .pos = s.pos, .k_up = k_up_, .v_up = v_up_, .scale = scale_, .expand = expand}).o;   // [T, H, dv]
-  return s.graph->record(Matmul{.x = o.merge_last(), .w = out_, .bias = out_bias_, .add = residual}).y;
+  const Mla mla = s.graph->record(Mla{.q = q.columns(0, nope_), .q_rope = rotate_(q.columns(nope_, rope_), s), .latent = latent.tensor,
+                                      .page = page, .seq = s.seq, .pos = s.pos, .k_up = k_up_, .v_up = v_up_, .scale = scale_,
+                                      .expand = expand});
+  return s.graph->record(Matmul{.x = mla.o.merge_last(), .w = out_, .bias = out_bias_, .add = residual}).y;
 }
 
 }  // namespace folio

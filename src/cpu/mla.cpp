@@ -123,8 +123,8 @@ class Absorbed {
     const int64_t stride = size_.heads * at_.query;
     for (int64_t d = 0; d < size_.nope; d += rows_at_once) {
       unpack_rows(op_.k_up, h, d, size_.padded_rank, rows_);
-      simd().mla.absorb(q + d, op_.q.stride[0], int(count_), rows_, int(std::min(rows_at_once, size_.nope - d)), int(size_.padded_rank), d == 0, to,
-                        stride);
+      simd().mla.absorb(q + d, op_.q.stride[0], int(count_), rows_, int(std::min(rows_at_once, size_.nope - d)), int(size_.padded_rank),
+                        d == 0, to, stride);
     }
     const float* rope = op_.q_rope.at<float>() + first_ * op_.q_rope.stride[0] + h * op_.q_rope.stride[1];
     for (int64_t t = 0; t < count_; ++t) std::memcpy(to + t * stride + size_.rank, rope + t * op_.q_rope.stride[0], size_t(size_.rope) * 4);
@@ -233,8 +233,8 @@ class Expanded {
       std::memcpy(to, op_.q.at<float>() + t * op_.q.stride[0] + h * op_.q.stride[1], size_t(size_.nope) * 4);
       std::memcpy(to + size_.nope, op_.q_rope.at<float>() + t * op_.q_rope.stride[0] + h * op_.q_rope.stride[1], size_t(size_.rope) * 4);
     }
-    const AttendQueries q = {floats(at_.joined), width, 0, int(tile.count), 1, int(width), limits, limits + tile.count, limits + 2 * tile.count,
-                             limits + 3 * tile.count, nullptr, op_.scale, 0, floats(at_.packed)};
+    const AttendQueries q = {floats(at_.joined), width, 0, int(tile.count), 1, int(width), limits, limits + tile.count,
+                             limits + 2 * tile.count, limits + 3 * tile.count, nullptr, op_.scale, 0, floats(at_.packed), false};
     simd().attend.pack(q, floats(at_.packed));
     return q;
   }
@@ -251,8 +251,9 @@ class Expanded {
     for (int64_t start = 0; start < high; start += page_tokens) {
       const int64_t id = pages[start / page_tokens];
       if (id < 0) continue;
-      const MlaPage page = {op_.latent.type == Q8_0 ? 3 : int(op_.latent.type), op_.latent.data + bytes_of(op_.latent.type, id * op_.latent.stride[0]),
-                            bytes_of(op_.latent.type, op_.latent.stride[1])};
+      const Tensor& rows = op_.latent;
+      const MlaPage page = {rows.type == Q8_0 ? 3 : int(rows.type), rows.data + bytes_of(rows.type, id * rows.stride[0]),
+                            bytes_of(rows.type, rows.stride[1])};
       simd().mla.page(q, sum, head, page, floats(at_.buffer), int(start), int(std::min(page_tokens, high - start)));
     }
     for (int64_t i = 0; i < tile.count; ++i) {

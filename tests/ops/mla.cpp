@@ -84,7 +84,8 @@ std::vector<Tensor> allowed(Inputs& in, const Mla& op) {
       double dot = std::inner_product(absorbed.begin(), absorbed.end(), row, 0.0);
       for (int64_t d = 0; d < dr; ++d) dot += q_rope[size_t(item * dr + d)] * row[R + d];
       sum = std::max(sum, dot * op.scale);
-      for (int64_t d = 0; d < dv; ++d) most[size_t(d)] = std::max(most[size_t(d)], std::inner_product(row, row + R, &v_up[size_t((h * dv + d) * R)], 0.0));
+      for (int64_t d = 0; d < dv; ++d)
+        most[size_t(d)] = std::max(most[size_t(d)], std::inner_product(row, row + R, &v_up[size_t((h * dv + d) * R)], 0.0));
     }
     lse.row<float>(t)[h] = float(2e-7 * sum);
     for (int64_t d = 0; d < dv; ++d) o.row<float>(item)[d] = float(2e-7 * sum * most[size_t(d)]);
@@ -117,7 +118,8 @@ CASES(Mla) {
   for (bool expand : {false, true}) {
     Mla op = by_hand(*this);
     op.expand = expand;
-    known(op, {values({3, 1, 1}, {4.81757448f, 2.18552469f, 0}), values({3, 1}, {2.20141328f, 1.99269915f, -std::numeric_limits<float>::infinity()})});
+    const float none = -std::numeric_limits<float>::infinity();
+    known(op, {values({3, 1, 1}, {4.81757448f, 2.18552469f, 0}), values({3, 1}, {2.20141328f, 1.99269915f, none})});
   }
   for (DType rows : {F32, F16, BF16, Q8_0}) {
     const Wish wish = {.lengths = {70}, .rope = rows == Q8_0 ? 32 : 8, .rows = rows};
@@ -137,9 +139,11 @@ CASES(Mla) {
   put({.lengths = {50}, .fresh = 5, .heads = 3, .rank = 13, .nope = 3, .rope = 2, .value = 1});
   put({.lengths = {100}, .fresh = 9, .heads = 2, .rank = 70, .nope = 33, .rope = 6, .value = 17, .rows = F16});
   for (DType weights : {F16, BF16, Q8_0, Q4_0, F8_E4M3})
-    for (int fresh : {1, 20}) put({.lengths = {70}, .fresh = fresh, .heads = 2, .rank = 64, .nope = 24, .rope = 16, .value = 40, .rows = F16, .weights = weights});
-  put({.lengths = {70}, .fresh = 2, .heads = 2, .rank = 512, .nope = 128, .rope = 64, .value = 128, .rows = F16, .weights = Q8_0});   // a real head's
-  put({.lengths = {200}, .fresh = 150, .heads = 1, .rank = 64, .nope = 32, .rope = 16, .value = 32, .rows = F16});   // more than are absorbed at a time
+    for (int fresh : {1, 20})
+      put({.lengths = {70}, .fresh = fresh, .heads = 2, .rank = 64, .nope = 24, .rope = 16, .value = 40, .rows = F16, .weights = weights});
+  // A real model's sizes, and more tokens than are absorbed at a time.
+  put({.lengths = {70}, .fresh = 2, .heads = 2, .rank = 512, .nope = 128, .rope = 64, .value = 128, .rows = F16, .weights = Q8_0});
+  put({.lengths = {200}, .fresh = 150, .heads = 1, .rank = 64, .nope = 32, .rope = 16, .value = 32, .rows = F16});
   for (bool expand : {false, true}) {
     Mla op = mla(*this, {.lengths = {190}, .fresh = 4});
     op.page.row<int32_t>(0)[1] = -1;   // a page that is gone

@@ -148,20 +148,22 @@ void mamba2(Case& c, Layer& l, int64_t dim, bool levels) {
 
 // kv_b_proj is, head by head, the rows of keys and those of values.
 void latent_attention(Case& c, Layer& l, int64_t dim) {
-  const auto H = int64_t(c.meta("n_heads")), dn = int64_t(c.meta("qk_nope")), dr = int64_t(c.meta("qk_rope")), dv = int64_t(c.meta("v_dim"));
-  const auto R = int64_t(c.meta("kv_lora")), Q = int64_t(c.meta("q_lora"));
+  const auto H = int64_t(c.meta("n_heads")), dn = int64_t(c.meta("qk_nope")), dr = int64_t(c.meta("qk_rope"));
+  const auto dv = int64_t(c.meta("v_dim")), R = int64_t(c.meta("kv_lora")), Q = int64_t(c.meta("q_lora"));
   l.set("kind", std::string("mla"));
   l.set("rope", std::string("adjacent"));
   l.set("theta", c.meta("theta"));
-  for (const auto& [key, n] : {std::pair{"heads", H}, {"key_size", dn}, {"rope_size", dr}, {"value_size", dv}, {"rank", R}, {"q_rank", Q}}) l.set(key, n);
+  for (const auto& [key, n] : {std::pair{"heads", H}, {"key_size", dn}, {"rope_size", dr}, {"value_size", dv}, {"rank", R}, {"q_rank", Q}})
+    l.set(key, n);
   if (c.file.has("meta.yarn_factor")) {
     auto mscale = [&](const char* of) { return 0.1 * c.meta(of) * std::log(c.meta("yarn_factor")) + 1; };
     const double m = mscale("yarn_mscale_all_dim");
     l.set("scale", m * m / std::sqrt(double(dn + dr)));
     l.set("rope_scaling", std::string("yarn"));
     l.set("rope_mscale", mscale("yarn_mscale") / m);
-    for (const auto& [ours, theirs] : {std::pair{"rope_factor", "yarn_factor"}, {"rope_original_context", "yarn_orig"}, {"rope_beta_fast", "yarn_beta_fast"},
-                                       {"rope_beta_slow", "yarn_beta_slow"}}) l.set(ours, c.meta(theirs));
+    for (const auto& [ours, theirs] : {std::pair{"rope_factor", "yarn_factor"}, {"rope_original_context", "yarn_orig"},
+                                       {"rope_beta_fast", "yarn_beta_fast"}, {"rope_beta_slow", "yarn_beta_slow"}})
+      l.set(ours, c.meta(theirs));
   }
   l.stack("in.weight", dim, {Q ? "q_a_proj.weight" : "q_proj.weight", "kv_a_proj_with_mqa.weight"});
   if (Q) {

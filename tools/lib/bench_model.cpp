@@ -115,7 +115,8 @@ void print_json(const std::vector<Row>& rows, const std::string& device, const L
   nlohmann::json all = nlohmann::json::array();
   for (const Row& r : rows) {
     nlohmann::json j = {{"shape", flags.file.empty() ? flags.shape : flags.file}, {"device", device}, {"type", r.type},
-                        {"prefill_unit", r.unit}, {"weight_bytes", r.bytes}, {"memory_bytes", r.memory_bytes}, {"cache_bytes_per_token", r.cache_bytes}, {"prompt", flags.prompt},
+                        {"prefill_unit", r.unit}, {"weight_bytes", r.bytes}, {"memory_bytes", r.memory_bytes},
+                        {"cache_bytes_per_token", r.cache_bytes}, {"prompt", flags.prompt},
                         {"depth", flags.depth}, {"prefill_tps", r.prefill_tps}, {"prefill_compute_share", r.prefill_share},
                         {"decode_tps", r.decode_tps}, {"decode_bandwidth_share", r.decode_share}, {"decode_deep_tps", r.deep_tps},
                         {"decode_deep_bandwidth_share", r.deep_share}, {"limits", limits_json(limits)}};
@@ -149,8 +150,8 @@ void print_rows(const std::vector<Row>& rows, const BenchModelFlags& flags) {
 // Latent attention is there for this: what a token leaves in the cache, beside keys and values of all heads in the same format.
 void print_cache(const Row& row, const ModelShape& shape, const StateSpec& state) {
   const int64_t all = bytes_of(state[0].rows[0].type, shape.layers * shape.multi_head_row());
-  std::cout << "cache: " << row.cache_bytes << " bytes a token in " << format(state[0].rows[0].type).name << ", " << fixed(double(all) / double(row.cache_bytes), 1)
-            << " times less than the " << all << " that keys and values of all heads would take\n";
+  std::cout << "cache: " << row.cache_bytes << " bytes a token in " << format(state[0].rows[0].type).name << ", "
+            << fixed(double(all) / double(row.cache_bytes), 1) << " times less than the " << all << " that keys and values of all heads would take\n";
 }
 
 }  // namespace
@@ -158,7 +159,8 @@ void print_cache(const Row& row, const ModelShape& shape, const StateSpec& state
 void add_bench_model_flags(CLI::App& app, BenchModelFlags& flags) {
   app.add_option("--shape", flags.shape, "random weights of this shape: " + model_shapes())->capture_default_str();
   app.add_option("-m,--model", flags.file, "a .folio file in place of a shape");
-  app.add_option("--cache-type", flags.cache_type, "number format of the attention cache: auto, f32, f16, bf16 or (latent attention alone) q8_0")
+  app.add_option("--cache-type", flags.cache_type, 
+                 "number format of the attention cache: auto, f32, f16, bf16 or (latent attention alone) q8_0")
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0"}))->capture_default_str();
   app.add_option("--prompt", flags.prompt, "tokens of the prefill")->capture_default_str();
   app.add_option("--gen", flags.generate, "tokens of the decode")->capture_default_str();
