@@ -21,7 +21,7 @@ struct CudaQueue {
   bool hopper = false;     // kernels of the Hopper tier are wanted, and the card has what they need
 };
 
-#define OPS_WITH_CUDA_SCRATCH(OP) OP(Matmul) OP(Attend) OP(Sample) OP(LogLinear) OP(Mesa)
+#define OPS_WITH_CUDA_SCRATCH(OP) OP(Matmul) OP(ExpertMatmul) OP(Attend) OP(Sample) OP(LogLinear) OP(Mesa)
 
 #define FOLIO_DECLARE(OP) void run(const OP&, const CudaQueue&);
 ALL_OPS(FOLIO_DECLARE)
