@@ -11,6 +11,7 @@ namespace folio {
 struct ModelShape {
   int64_t layers, dim, heads, groups, ffn, vocab, context;
   bool gpt2 = false;   // layer norms, biases, learned positions, an ffn without gate, one matrix for both ends; else like Llama
+  int64_t experts = 0, chosen = 0;   // in each layer, each of `ffn`, and how many a token meets; 0: one ffn that all meet
 };
 
 // "1b", "8b" ... Throws Error with the list if there is none of that name.
