@@ -5,33 +5,16 @@
 //   matmul.cuh          weights, quantised blocks, the way of a sum into y
 //   matmul_tokens.cuh   tokens rounded for the kernels below
 //   matmul_few.cuh      few tokens           matmul_many.cuh   many           matmul_e4m3.cuh   many, with weights in F8_E4M3
-//   matmul_hopper.cu    many, on sm_90a
+//   matmul_hopper.cu    many, on sm_90a      matmul_launch.h   what the launchers here and of the experts share
 #include "cuda/matmul_e4m3.cuh"
 #include "cuda/matmul_few.cuh"
+#include "cuda/matmul_launch.h"
 #include "cuda/matmul_many.cuh"
 #include "cuda/table.h"
 
 namespace folio {
 
 namespace {
-
-constexpr int64_t most_few_tokens = 8;
-
-bool quantised(const Matmul& op) { return op.w.type == Q8_0 || op.w.type == Q4_0; }
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-unsigned parts(int64_t n, int64_t size) { return unsigned((n + size - 1) / size); }
-
-// Whether every row begins at a multiple of 16 bytes.
-bool aligned(const Tensor& t) {
-  return !t.present() || (reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && bytes_of(t.type, t.stride[0]) % 16 == 0);
-}
-
-// Where rounded tokens lie in scratch: planes of rows, then a float for each token.
-struct Planes {
-  int64_t pitch, plane, back, bytes;
-  Planes(int64_t tokens, int64_t k, int terms)
-      : pitch(round_up(k, 128)), plane(round_up(tokens * pitch * 2, 256)), back(terms * plane), bytes(back + tokens * 4) {}
-};
 
 // One Matmul as kernels see it.
 struct Call {
@@ -48,15 +31,9 @@ struct Call {
         x{op.x.at<float>(), op.x.stride[0], int(op.x.dim(0)), op.x.cols()},
         out{of(op.bias), of(op.gate_bias), of(op.add), op.y.at<float>(), op.add.stride[0], op.y.stride[0], int(op.x.dim(0)),
             int(op.w.dim(0)), op.act},
-        gate(op.gate.present()), w_aligned(aligned(op.w) && aligned(op.gate)), x_aligned(aligned(op.x)) {}
+        gate(op.gate.present()), w_aligned(by_vectors(op.w) && by_vectors(op.gate)), x_aligned(by_vectors(op.x)) {}
   static const float* of(const Tensor& t) { return t.present() ? t.at<float>() : nullptr; }
 };
-
-// Calls f with a constant true or false.
-void either(bool which, auto f) {
-  if (which) f(std::true_type());
-  else f(std::false_type());
-}
 
 // --- Few tokens.
 
@@ -82,8 +59,6 @@ template <class Q> void run_few_quantised(const Call& c, auto tokens, auto gate,
   const Launch at = few_launch<n, gated>(c, 64 * TokenRecord::blocks, shared.bytes(), split);
   launch<few_quantised<Q, n, gated, decltype(x)>>(at, c.w, x, c.out, split);
 }
-
-template <int N> using Int = std::integral_constant<int, N>;
 
 void run_few(DType type, const Call& c) {
   const auto by_type = [&](auto tokens, auto gate) {
@@ -180,7 +155,7 @@ void quantise(const Call& c) {
 // Tokens in the form of the kernels that read them.
 int64_t cuda_scratch(const Matmul& op, int) {
   const int64_t tokens = op.x.dim(0), k = op.x.cols();
-  if (quantised(op)) return tokens * TokenRecord::of(k) * TokenRecord::bytes;
+  if (meets_bytes(op.w.type)) return tokens * TokenRecord::of(k) * TokenRecord::bytes;
   if (op.w.type == F32 || tokens <= most_few_tokens) return 0;
   return Planes(tokens, k, op.w.type == F16 ? 2 : 1).bytes;
 }
@@ -188,7 +163,7 @@ int64_t cuda_scratch(const Matmul& op, int) {
 void run(const Matmul& op, const CudaQueue& queue) {
   if (op.x.dim(0) == 0 || op.w.dim(0) == 0) return;
   const Call c(op, queue);
-  if (quantised(op)) quantise(c);
+  if (meets_bytes(op.w.type)) quantise(c);
   if (op.x.dim(0) <= most_few_tokens) return run_few(op.w.type, c);
   switch (op.w.type) {
     case F16: return run_many_halves<true>(c);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What the kernels of Matmul share: where weights lie, how a quantised block is read, and what happens to a sum before it is stored
-// (bias, activation, gate, add).
+// What the kernels of Matmul and ExpertMatmul share: where weights lie, how a quantised block is read, and what happens to a sum before it
+// is stored (bias, activation, gate, add).
 #pragma once
 #include "cuda/lib/kernel.cuh"
 #include "ops/matmul.h"
@@ -50,7 +50,10 @@ struct MatmulOut {
   Act act;
 
   template <bool Gate> FOLIO_DEVICE void put(int t, int n, float u, float gate) const {
-    if (t >= tokens || n >= features) return;
+    if (t < tokens && n < features) put_row<Gate>(t, n, u, gate);
+  }
+  // The same in a row that is there.
+  template <bool Gate> FOLIO_DEVICE void put_row(int64_t t, int n, float u, float gate) const {
     if (bias) u += ld_vec<float>(bias + n);
     float factor = 1;
     if constexpr (Gate) factor = activated(act, gate_bias ? gate + ld_vec<float>(gate_bias + n) : gate);
@@ -65,13 +68,13 @@ struct MatmulOut {
 inline constexpr int patch_rows = 32, patch_pitch = patch_rows + 4, patch_floats = 16 * patch_pitch;
 
 // Stores a patch that begins at that token and feature. The warp has written it and called __syncwarp().
-template <bool Gate> FOLIO_DEVICE void put_patch(const MatmulOut& out, const float* patch, int token, int feature) {
+template <bool Gate, class Out> FOLIO_DEVICE void put_patch(const Out& out, const float* patch, int token, int feature) {
   constexpr int features = patch_rows >> Gate;
 #pragma unroll 1
   for (int i = lane_id(); i < 16 * features; i += 32) {
     const int f = i % features;
     const float* at = patch + i / features * patch_pitch + (Gate ? f / 8 * 16 + f % 8 : f);
-    out.put<Gate>(token + i / features, feature + f, at[0], Gate ? at[8] : 0.0f);
+    out.template put<Gate>(token + i / features, feature + f, at[0], Gate ? at[8] : 0.0f);
   }
 }
 

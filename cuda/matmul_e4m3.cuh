@@ -87,11 +87,10 @@ template <class Tile> FOLIO_DEVICE void multiply_e4m3(const E4m3Stages<Tile>& s,
   }
 }
 
-template <class Tile, bool Gate>
-__global__ void __launch_bounds__(Tile::threads) many_e4m3(MatmulWeights w, RoundedTokens x, MatmulOut out) {
+template <class Tile, bool Gate, class Out>
+FOLIO_DEVICE void multiply_tile_of_e4m3(const MatmulWeights& w, const RoundedTokens& x, const Out& out, int token, int feature) {
   using Stages = E4m3Stages<Tile>;
   static_assert(Stages::stages * Tile::tokens * Stages::pitch >= Tile::threads / 32 * patch_floats * int(sizeof(float)));
-  const int token = int(blockIdx.x) * Tile::tokens, feature = int(blockIdx.y) * (Tile::rows >> Gate);
   Smem shared = Smem::here();
   const Stages s = Stages::take(shared);
   const int steps = int((w.k + Stages::k - 1) / Stages::k);
@@ -118,6 +117,11 @@ __global__ void __launch_bounds__(Tile::threads) many_e4m3(MatmulWeights w, Roun
   }
   cp_async_wait<0>();
   if (add_parts<Tile>(sum, s.tokens)) put_tile<Tile, Gate>(out, sum, s.tokens, token + Tile::warp_token(), feature);
+}
+
+template <class Tile, bool Gate>
+__global__ void __launch_bounds__(Tile::threads) many_e4m3(MatmulWeights w, RoundedTokens x, MatmulOut out) {
+  multiply_tile_of_e4m3<Tile, Gate>(w, x, out, block_token<Tile>(), block_feature<Tile, Gate>());
 }
 
 }  // namespace folio

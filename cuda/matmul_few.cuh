@@ -121,7 +121,7 @@ FOLIO_DEVICE void meet_tokens(const uint32_t (&w)[Rows][4], const MatmulTokens& 
 }
 
 template <class W, int Tokens, bool Gate, bool Aligned>
-__global__ void __launch_bounds__(32 * few_warps) few_plain(MatmulWeights w, MatmulTokens x, MatmulOut out, bool split) {
+FOLIO_DEVICE void multiply_few(const MatmulWeights& w, const MatmulTokens& x, const MatmulOut& out, bool split) {
   using Tile = FewTile<Tokens, Gate>;
   constexpr int rows = Tile::rows, ahead = 8 / rows;  // chunks of each row under way
   const FewWarp at = FewWarp::here<Tile>(split);
@@ -148,6 +148,11 @@ __global__ void __launch_bounds__(32 * few_warps) few_plain(MatmulWeights w, Mat
     meet_tokens<W, Tokens, Aligned>(words, x, k, n, sum);
   }
   put_few<Tokens, Gate>(out, at, sum);
+}
+
+template <class W, int Tokens, bool Gate, bool Aligned>
+__global__ void __launch_bounds__(32 * few_warps) few_plain(MatmulWeights w, MatmulTokens x, MatmulOut out, bool split) {
+  multiply_few<W, Tokens, Gate, Aligned>(w, x, out, split);
 }
 
 // --- Quantised formats. A stage is a block of every row for each lane.
@@ -228,7 +233,7 @@ struct ByteTokens {
 };
 
 template <class Q, int Tokens, bool Gate, class X>
-__global__ void __launch_bounds__(32 * few_warps) few_quantised(MatmulWeights w, X x, MatmulOut out, bool split) {
+FOLIO_DEVICE void multiply_few_blocks(const MatmulWeights& w, const X& x, const MatmulOut& out, bool split) {
   using Stages = FewStages<Q, Tokens, Gate>;
   constexpr int rows = Stages::rows, vectors = Stages::vectors, stages = Stages::stages;
   const FewWarp at = FewWarp::here<FewTile<Tokens, Gate>>(split);
@@ -260,6 +265,11 @@ __global__ void __launch_bounds__(32 * few_warps) few_quantised(MatmulWeights w,
   }
   cp_async_wait<0>();
   put_few<Tokens, Gate>(out, at, sum);
+}
+
+template <class Q, int Tokens, bool Gate, class X>
+__global__ void __launch_bounds__(32 * few_warps) few_quantised(MatmulWeights w, X x, MatmulOut out, bool split) {
+  multiply_few_blocks<Q, Tokens, Gate>(w, x, out, split);
 }
 
 }  // namespace folio

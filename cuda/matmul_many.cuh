@@ -51,8 +51,8 @@ template <class Tile> FOLIO_DEVICE bool add_parts(typename Tile::Sums& sum, void
 
 // Stores what a warp has, 16 tokens at a time, by way of a patch of its own. All warps of the block call, when they need the memory at
 // `shared` for nothing else. The warp's tile begins at token `token`; the block's first row is that of feature `first`.
-template <class Tile, bool Gate>
-FOLIO_DEVICE void put_tile(const MatmulOut& out, const typename Tile::Sums& sum, void* shared, int token, int first) {
+template <class Tile, bool Gate, class Out>
+FOLIO_DEVICE void put_tile(const Out& out, const typename Tile::Sums& sum, void* shared, int token, int first) {
   static_assert(8 * Tile::R == patch_rows);
   const int g = lane_id() / 4, t = lane_id() % 4;
   float* const patch = static_cast<float*>(shared) + warp_id() * patch_floats;
@@ -122,11 +122,11 @@ FOLIO_DEVICE void multiply_halves(const std::byte* stage, typename Tile::Sums& s
   }
 }
 
-template <class Tile, bool F16, bool Gate>
-__global__ void __launch_bounds__(Tile::threads) many_halves(MatmulWeights w, RoundedTokens x, MatmulOut out, bool aligned) {
+// The tile that begins at that token and feature; so do the functions of the other formats.
+template <class Tile, bool F16, bool Gate, class Out>
+FOLIO_DEVICE void multiply_tile(const MatmulWeights& w, const RoundedTokens& x, const Out& out, int token, int feature, bool aligned) {
   using Stage = HalfStage<Tile, F16>;
   constexpr int units = Stage::units, at_once = Stage::rows_at_once, stages = Stage::stages;
-  const int token = int(blockIdx.x) * Tile::tokens, feature = int(blockIdx.y) * (Tile::rows >> Gate);
   const int unit = int(threadIdx.x) % units, first = int(threadIdx.x) / units;
   Smem shared = Smem::here();
   std::byte* const base = Stage::take(shared);
@@ -172,6 +172,15 @@ __global__ void __launch_bounds__(Tile::threads) many_halves(MatmulWeights w, Ro
       }
   }
   put_tile<Tile, Gate>(out, sum, base, token + Tile::warp_token(), feature);
+}
+
+// A block's tile of a Matmul.
+template <class Tile> FOLIO_DEVICE int block_token() { return int(blockIdx.x) * Tile::tokens; }
+template <class Tile, bool Gate> FOLIO_DEVICE int block_feature() { return int(blockIdx.y) * (Tile::rows >> Gate); }
+
+template <class Tile, bool F16, bool Gate>
+__global__ void __launch_bounds__(Tile::threads) many_halves(MatmulWeights w, RoundedTokens x, MatmulOut out, bool aligned) {
+  multiply_tile<Tile, F16, Gate>(w, x, out, block_token<Tile>(), block_feature<Tile, Gate>(), aligned);
 }
 
 // --- Quantised weights. A step is four blocks.
@@ -263,11 +272,10 @@ FOLIO_DEVICE void multiply_block(const ByteStages<Tile, Q>& s, int stage, int bl
   }
 }
 
-template <class Tile, class Q, bool Gate>
-__global__ void __launch_bounds__(Tile::threads) many_quantised(MatmulWeights w, const std::byte* x, MatmulOut out) {
+template <class Tile, class Q, bool Gate, class Out>
+FOLIO_DEVICE void multiply_tile_of_blocks(const MatmulWeights& w, const std::byte* x, const Out& out, int token, int feature) {
   using Stages = ByteStages<Tile, Q>;
   static_assert(Stages::stages * Tile::tokens * Stages::pitch >= Tile::threads / 32 * patch_floats * int(sizeof(float)));
-  const int token = int(blockIdx.x) * Tile::tokens, feature = int(blockIdx.y) * (Tile::rows >> Gate);
   Smem shared = Smem::here();
   const Stages s = Stages::take(shared);
   const int steps = int((w.k / 32 + Stages::blocks - 1) / Stages::blocks), t = token + int(threadIdx.x) / Tile::of_token;
@@ -297,6 +305,11 @@ __global__ void __launch_bounds__(Tile::threads) many_quantised(MatmulWeights w,
   if (add_parts<Tile>(sum, s.tokens)) put_tile<Tile, Gate>(out, sum, s.tokens, token + Tile::warp_token(), feature);
 }
 
+template <class Tile, class Q, bool Gate>
+__global__ void __launch_bounds__(Tile::threads) many_quantised(MatmulWeights w, const std::byte* x, MatmulOut out) {
+  multiply_tile_of_blocks<Tile, Q, Gate>(w, x, out, block_token<Tile>(), block_feature<Tile, Gate>());
+}
+
 // --- F32: 64 tokens and 64 rows, of which a thread has eight and four; k lies outermost in shared memory, copied number by number.
 
 struct FloatTile {
@@ -318,10 +331,9 @@ FOLIO_DEVICE void multiply_floats(const float* x, const float* w, float (&sum)[8
 }
 
 // Row r of a thread is of matrix r / 2 if there is a gate: place 4 i + r of the tile holds feature 2 i + r % 2 of it.
-template <bool Gate>
-__global__ void __launch_bounds__(FloatTile::threads) many_floats(MatmulWeights w, MatmulTokens x, MatmulOut out) {
+template <bool Gate, class X, class Out>
+FOLIO_DEVICE void multiply_tile_of_floats(const MatmulWeights& w, const X& x, const Out& out, int token, int feature) {
   using Tile = FloatTile;
-  const int token = int(blockIdx.x) * Tile::tokens, feature = int(blockIdx.y) * (Tile::rows >> Gate);
   const int mine = int(threadIdx.x) / 16 * 8, my_row = int(threadIdx.x) % 16 * 4;
   Smem shared = Smem::here();
   float* const stages = Tile::take(shared);
@@ -334,7 +346,7 @@ __global__ void __launch_bounds__(FloatTile::threads) many_floats(MatmulWeights 
       for (int i = 0; i < 64; i += Tile::threads / Tile::k) {
         const int j = int(threadIdx.x) / Tile::k + i;
         const bool there = token + j < out.tokens && k < w.k;
-        cp_async<4>(to + j, there ? x.x + (token + j) * x.stride + k : x.x, there);
+        cp_async<4>(to + j, there ? x.row(token + j) + k : x.x, there);
         const std::byte* row = Gate ? w.row(j % 4 / 2 != 0, feature + j / 4 * 2 + j % 2) : w.row(false, feature + j);
         cp_async<4>(to + Tile::k * Tile::pitch + j, row + (k < w.k ? 4 * k : 0), k < w.k);
       }
@@ -360,8 +372,12 @@ __global__ void __launch_bounds__(FloatTile::threads) many_floats(MatmulWeights 
   for (int i = int(threadIdx.x); i < Tile::tokens * features; i += Tile::threads) {
     const int f = i % features;
     const float* at = stages + i / features * Tile::pitch + (Gate ? f / 2 * 4 + f % 2 : f);
-    out.put<Gate>(token + i / features, feature + f, at[0], Gate ? at[2] : 0.0f);
+    out.template put<Gate>(token + i / features, feature + f, at[0], Gate ? at[2] : 0.0f);
   }
+}
+
+template <bool Gate> __global__ void __launch_bounds__(FloatTile::threads) many_floats(MatmulWeights w, MatmulTokens x, MatmulOut out) {
+  multiply_tile_of_floats<Gate>(w, x, out, block_token<FloatTile>(), block_feature<FloatTile, Gate>());
 }
 
 }  // namespace folio

@@ -13,6 +13,8 @@ struct MatmulTokens {
   int64_t stride;  // elements
   int tokens;
   int64_t k;
+  FOLIO_DEVICE bool has(int) const { return true; }
+  FOLIO_DEVICE const float* row(int64_t t) const { return x + t * stride; }
 };
 
 // Tokens as round_tokens leaves them: planes of rows of `pitch` numbers, `plane` bytes apart, and for f16 a factor for each token.
@@ -31,13 +33,16 @@ inline constexpr int token_threads = 256;
 
 FOLIO_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }
 
-// Eight threads to a block of a token, a word of four numbers each. Infinity and NaN make the scale NaN.
-template <bool Aligned> __global__ void __launch_bounds__(token_threads) quantise_tokens(MatmulTokens in, int records, std::byte* to) {
+// Eight threads to a block of a token, a word of four numbers each, all threads of a block with one token. Infinity and NaN make the
+// scale NaN.
+template <bool Aligned, class Tokens = MatmulTokens>
+__global__ void __launch_bounds__(token_threads) quantise_tokens(Tokens in, int records, std::byte* to) {
   const int i = int(blockIdx.x * (token_threads / 8) + threadIdx.x / 8), word = int(threadIdx.x % 8);
   const int b = i % (records * TokenRecord::blocks), t = i / (records * TokenRecord::blocks);
+  if (!in.has(t)) return;
   float x[4] = {};
   if (b < in.k / 32) {
-    const float* from = in.x + t * in.stride + 32 * b + 4 * word;
+    const float* from = in.row(t) + 32 * b + 4 * word;
     if constexpr (Aligned) {
       const float4 v = ld_vec<float4>(from);
       x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
@@ -59,10 +64,11 @@ template <bool Aligned> __global__ void __launch_bounds__(token_threads) quantis
 
 // One block of threads per token: bf16, or the two f16 that x·2^e is the sum of, `plane` bytes apart, and 2^-e in `back`. Rows hold
 // `pitch` numbers, those from k on zeros.
-template <bool Two>
-__global__ void __launch_bounds__(token_threads) round_tokens(MatmulTokens in, int64_t pitch, int64_t plane, std::byte* to, float* back) {
+template <bool Two, class Tokens = MatmulTokens>
+__global__ void __launch_bounds__(token_threads) round_tokens(Tokens in, int64_t pitch, int64_t plane, std::byte* to, float* back) {
   const int t = int(blockIdx.x);
-  const float* x = in.x + t * in.stride;
+  if (!in.has(t)) return;
+  const float* x = in.row(t);
   const auto at = [&](int64_t k) { return k < in.k ? ld_vec<float>(x + k) : 0.0f; };
   float factor = 1;
   if constexpr (Two) {

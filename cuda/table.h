@@ -29,7 +29,7 @@ struct CudaQueue {
   }
 };
 
-#define OPS_WITH_CUDA_SCRATCH(OP) OP(Matmul) OP(Attend) OP(Sample) OP(LogLinear) OP(Mesa) OP(Mla)
+#define OPS_WITH_CUDA_SCRATCH(OP) OP(Matmul) OP(ExpertMatmul) OP(Attend) OP(Sample) OP(LogLinear) OP(Mesa) OP(Mla)
 
 #define FOLIO_DECLARE(OP) void run(const OP&, const CudaQueue&);
 ALL_OPS(FOLIO_DECLARE)

@@ -23,8 +23,8 @@ Decoder::Decoder(const Weights& w) : dim_(size_in(w, "dim")), vocab_(size_in(w, 
     const std::string layer = join("layer.", l, ".");
     layers_.push_back({.norm_mix = norm(w, layer + "norm_mix"), .norm_ffn = {},
                        .mixer = make_mixer({w, join("mixer.", mixers[size_t(l)], "."), layer + "mix.", dim_}),
-                       .ffn = Ffn(w, join("ffn.", ffns[size_t(l)], "."), layer + "ffn.", dim_)});
-    if (layers_.back().ffn.present()) layers_.back().norm_ffn = norm(w, layer + "norm_ffn");
+                       .ffn = make_ffn({w, join("ffn.", ffns[size_t(l)], "."), layer + "ffn.", dim_})});
+    if (layers_.back().ffn) layers_.back().norm_ffn = norm(w, layer + "norm_ffn");
   }
   norm_out_ = norm(w, "norm_out");
 }
@@ -51,13 +51,13 @@ int64_t Decoder::reach() const {
 
 int64_t Decoder::weight_bytes() const {
   int64_t bytes = head_.bytes();
-  for (const Layer& layer : layers_) bytes += layer.mixer->weight_bytes() + layer.ffn.weight_bytes();
+  for (const Layer& layer : layers_) bytes += layer.mixer->weight_bytes() + (layer.ffn ? layer.ffn->weight_bytes() : 0);
   return bytes;
 }
 
 int64_t Decoder::flops_per_token() const {
   int64_t weights = head_.count();
-  for (const Layer& layer : layers_) weights += layer.mixer->weight_count() + layer.ffn.weight_count();
+  for (const Layer& layer : layers_) weights += layer.mixer->weight_count() + (layer.ffn ? layer.ffn->weight_count() : 0);
   return 2 * weights;
 }
 
@@ -71,8 +71,9 @@ Tensor Decoder::logits(const Step& step, const Memory& memory) const {
     graph.scope(join("layer.", l, ".mix"));
     x = layer.mixer->extend(layer.norm_mix(x), x, memory.layers[l], step);
     graph.scope(join("layer.", l, ".ffn"));
-    if (l + 1 == layers_.size()) x = gather(x, step.wanted);   // nobody reads the other places any more
-    if (layer.ffn.present()) x = layer.ffn.forward(layer.norm_ffn(x), x);
+    const bool last = l + 1 == layers_.size();
+    if (last) x = gather(x, step.wanted);   // nobody reads the other places any more
+    if (layer.ffn) x = layer.ffn->forward(layer.norm_ffn(x), x, last ? step.wanted : step.seq);
   }
   graph.scope("head");
   Tensor y = matmul(norm_out_(x), head_);               // [W, V]

@@ -14,6 +14,7 @@
 //          llama3: .rope_low_freq_factor · .rope_high_freq_factor      yarn: .rope_beta_fast? [32] · .rope_beta_slow? [1] ·
 //          .rope_mscale? (factor on q·k's rotated parts, sqrt of the logits' factor; absent: 0.1·ln(factor)+1)
 //   ffn.N.kind "none" (a layer that is all mixer) | "dense" · .dim · .gated 0|1 · .act "silu" | "gelu" (exact) | "gelu_tanh" | "relu" | "relu2"
+//   ffn.N.kind "experts": its keys and tensors stand in experts.h
 //   layer.mixer, layer.ffn: one profile number per layer
 //   chat.template? (the checkpoint's Jinja text) · source.gguf? (JSON from which convert.py restores a GGUF file; of no use here)
 // A file that holds a tokenizer alone has arch "vocab".
@@ -59,7 +60,7 @@ class Decoder final : public Model {
   struct Layer {
     Norm norm_mix, norm_ffn;
     std::unique_ptr<Mixer> mixer;
-    Ffn ffn;
+    std::unique_ptr<Ffn> ffn;   // null: all mixer
   };
   Norm norm(const Weights& weights, const std::string& name) const;
 

@@ -3,37 +3,44 @@
 
 #include <map>
 
+#include "models/experts.h"
 #include "models/mixers/mixer.h"
 
 namespace folio {
 
-static Act read_act(const Weights& weights, const std::string& key) {
-  static const std::map<std::string, Act> acts = {{"relu", Act::relu}, {"relu2", Act::relu2}, {"silu", Act::silu}, {"gelu", Act::gelu}, {"gelu_tanh", Act::gelu_tanh}};
-  const std::string name = weights.text(key);
+Act read_act(const FfnSource& s) {
+  static const std::map<std::string, Act> acts = {{"relu", Act::relu}, {"relu2", Act::relu2}, {"silu", Act::silu}, {"gelu", Act::gelu},
+                                                  {"gelu_tanh", Act::gelu_tanh}};
+  const std::string name = s.weights.text(s.profile + "act");
   const auto found = acts.find(name);
-  check(found != acts.end(), weights.path(), ": activation '", name, "' is not known; known are: silu, gelu, gelu_tanh, relu, relu2");
+  check(found != acts.end(), s.weights.path(), ": activation '", name, "' is not known; known are: silu, gelu, gelu_tanh, relu, relu2");
   return found->second;
 }
 
-Ffn::Ffn(const Weights& w, const std::string& profile, const std::string& layer, int64_t dim) {
-  const std::string kind = w.text(profile + "kind");
-  if (kind == "none") return;
-  check(kind == "dense", w.path(), ": ffn kind '", kind, "' is not known; known are: dense, none");
-  act_ = read_act(w, profile + "act");
-  const int64_t width = size_in(w, profile + "dim");
-  up_ = w.get(layer + "up.weight", {width, dim});
-  down_ = w.get(layer + "down.weight", {dim, width});
-  up_bias_ = w.find(layer + "up.bias");
-  down_bias_ = w.find(layer + "down.bias");
-  if (w.integer(profile + "gated")) {
-    gate_ = w.get(layer + "gate.weight", {width, dim});
-    gate_bias_ = w.find(layer + "gate.bias");
+std::unique_ptr<Ffn> make_ffn(const FfnSource& s) {
+  const std::string kind = s.weights.text(s.profile + "kind");
+  if (kind == "none") return nullptr;
+  if (kind == "dense") return std::make_unique<DenseFfn>(s, size_in(s.weights, s.profile + "dim"));
+  if (kind == "experts") return std::make_unique<Experts>(s);
+  fail(s.weights.path(), ": ffn kind '", kind, "' is not known; known are: dense, experts, none");
+}
+
+DenseFfn::DenseFfn(const FfnSource& s, int64_t width) : act_(read_act(s)) {
+  const Weights& w = s.weights;
+  up_ = w.get(s.layer + "up.weight", {width, s.dim});
+  down_ = w.get(s.layer + "down.weight", {s.dim, width});
+  up_bias_ = w.find(s.layer + "up.bias");
+  down_bias_ = w.find(s.layer + "down.bias");
+  if (w.integer(s.profile + "gated")) {
+    gate_ = w.get(s.layer + "gate.weight", {width, s.dim});
+    gate_bias_ = w.find(s.layer + "gate.bias");
   }
 }
 
-Tensor Ffn::forward(Tensor x, Tensor residual) const {
+Tensor DenseFfn::forward(Tensor x, Tensor residual, Tensor) const {
   Graph& graph = *x.graph;
-  const Tensor h = graph.record(Matmul{.x = x, .w = up_, .bias = up_bias_, .gate = gate_, .gate_bias = gate_bias_, .act = act_}).y;   // [T, F]
+  const Matmul up{.x = x, .w = up_, .bias = up_bias_, .gate = gate_, .gate_bias = gate_bias_, .act = act_};
+  const Tensor h = graph.record(up).y;   // [T, F]
   return graph.record(Matmul{.x = h, .w = down_, .bias = down_bias_, .add = residual}).y;
 }
 

@@ -230,6 +230,7 @@ int64_t operations_of(const Case<Op>& c) {
   for (const auto& [name, t] : f.inputs) elements = std::max(elements, t->count());
   for (const auto& out : f.outputs) elements = std::max(elements, out.tensor->count());
   if constexpr (std::is_same_v<Op, Matmul>) return op.y.count() * op.x.cols() * (op.gate.present() ? 2 : 1);
+  if constexpr (std::is_same_v<Op, ExpertMatmul>) return op.y.count() * op.x.cols() * (op.gate.present() ? 2 : 1);
   if constexpr (std::is_same_v<Op, Attend>) return op.o.count() * op.page.dim(1) * page_tokens;
   if constexpr (std::is_same_v<Op, Linear> || std::is_same_v<Op, LogLinear>) return op.o.count() * op.q.cols() * 8;
   if constexpr (std::is_same_v<Op, Mla>) return op.q.rows() * op.latent.cols() * (op.page.dim(1) * page_tokens + op.q.cols() + op.v_up.dim(1));

@@ -12,7 +12,8 @@ EXAMPLES = """\
 SRC is one of
   FILE.gguf             llama, qwen2, qwen3, phi3, gpt2; or a vocabulary alone
   FOLDER                Hugging Face: config.json, *.safetensors, tokenizer.json or tokenizer.model
-                        (Llama, Mistral, Qwen2, Qwen3, Phi-3, GPT-2, DeepSeek-V2 and V3 with dense layers); weights may be float8_e4m3fn with scales
+                        (Llama, Mistral, Mixtral, Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE, Phi-3, GPT-2, DeepSeek-V2 and V3); weights may
+                        be float8_e4m3fn with scales
   FILE.bin              llama2.c, versions 0, 1 and 2
   FILE.json             minGPT, tensors in base64
   FILE.pt, FILE.pth     a state dict; needs torch, and config.json beside it unless it is llama2.c's

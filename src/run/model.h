@@ -18,8 +18,8 @@ class Model {
   virtual int64_t context() const = 0;          // tokens it was trained for
   virtual int64_t longest() const = 0;          // tokens it can take at all: learned positions end somewhere
   virtual int64_t reach() const { return INT64_MAX; }   // tokens after which some layer begins anew: tables of log-linear attention end
-  virtual int64_t weight_bytes() const = 0;     // read by a step of one token
-  virtual int64_t flops_per_token() const = 0;  // of its matrices, 2 per multiply and add
+  virtual int64_t weight_bytes() const = 0;     // read by a step of one token; of experts, those that it chooses
+  virtual int64_t flops_per_token() const = 0;  // of the matrices that it meets, 2 per multiply and add
   // Records the ops of one step on step.graph; returns [W, V] f32, one row for each wanted place.
   virtual Tensor logits(const Step& step, const Memory& memory) const = 0;
   // Records the draw of a token after each row of them (ops/sample.h), which this room cannot: it knows no ops. [W] i32, -1: no number.

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Builds the tiny models of tests/golden/hf and the tokenizers of tokenizer_json, and what
+"""Builds the tiny models of tests/golden/hf, the routes of routes.npz and the tokenizers of tokenizer_json, and what
 transformers and tokenizers make of them.
 
     python tests/golden/make_golden.py [NAME ...]        needs torch, transformers; its output is committed, CI needs neither
@@ -12,6 +12,8 @@ ids[0] is the greedy choice after the prompt; row k of logits_decode follows the
 All of it float32 on the CPU, eager attention, the whole sequence anew for each step (no cache to be wrong about).
 The matrices of *_fp8 are float8_e4m3fn with scales, as Qwen3-FP8 and compressed-tensors write them; the logits are those of the
 floats that they stand for.
+../routes.npz has what routers of experts choose: NAME.logits [T,E], NAME.weights [T,E], 0 where an expert is not chosen, NAME.bias [E]
+where there is one, and NAME.options, the attributes of the op Route.
 ../tokenizer_json/NAME holds a tokenizer.json and ids.json, [[text, ids without special tokens], ...]; all but the unigram come out
 the same each time.
 """
@@ -21,6 +23,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 import transformers
@@ -35,6 +38,8 @@ LLAMA = dict(vocab_size=96, hidden_size=32, intermediate_size=64, num_hidden_lay
              num_key_value_heads=2, max_position_embeddings=256, bos_token_id=1, eos_token_id=2)
 DEEPSEEK = LLAMA | dict(num_key_value_heads=4, kv_lora_rank=32, qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12,
                         first_k_dense_replace=2)   # no layer has experts
+EXPERTS = dict(first_k_dense_replace=1, n_routed_experts=8, num_experts_per_tok=3, n_group=4, topk_group=2, n_shared_experts=1,
+               moe_intermediate_size=16, routed_scaling_factor=1.5)
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -64,12 +69,25 @@ CASES = {
                     | rope("yarn", factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.5), 80, "float32"),
     "deepseek_v3_fp8": ("DeepseekV3", DEEPSEEK | dict(hidden_size=64, intermediate_size=128, q_lora_rank=64, kv_lora_rank=64, v_head_dim=32,
                                                       qk_rope_head_dim=32, qk_nope_head_dim=32, num_mtp_layers=0) | rope("default"), 24, "blocks"),
+    # A dense layer, then experts: V2's groups by their best, V3's by their two best with a bias on the choice.
+    "deepseek_v2_moe": ("DeepseekV2", DEEPSEEK | EXPERTS | dict(q_lora_rank=None, topk_method="group_limited_greedy", norm_topk_prob=False)
+                        | rope("default"), 40, "float32"),
+    "deepseek_v3_moe": ("DeepseekV3", DEEPSEEK | EXPERTS | dict(q_lora_rank=24, norm_topk_prob=True, num_mtp_layers=0) | rope("default"), 40,
+                        "float32"),
     "gpt2": ("GPT2", dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0), 44,
              "float32"),
     "mamba2": ("Mamba2", dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_heads=4, head_dim=16, state_size=24, n_groups=2, expand=2,
                               conv_kernel=4, chunk_size=32), 140, "float32"),
+    "mixtral": ("Mixtral", LLAMA | dict(intermediate_size=32, num_local_experts=4, num_experts_per_tok=2) | rope("default", 1000000.0), 40,
+                "float16"),
+    "qwen3_moe": ("Qwen3Moe", LLAMA | dict(head_dim=16, moe_intermediate_size=32, num_experts=8, num_experts_per_tok=2, norm_topk_prob=True)
+                  | rope("default", 1000000.0), 40, "bfloat16"),
+    # A dense layer, then experts beside a gated shared one; weights that do not add up to 1.
+    "qwen2_moe": ("Qwen2Moe", LLAMA | dict(moe_intermediate_size=32, num_experts=6, num_experts_per_tok=3, mlp_only_layers=[0],
+                                           shared_expert_intermediate_size=64) | rope("default", 1000000.0), 40, "float32"),
 }
-DECODE = {"mamba2": 40, "deepseek_v2": 40, "deepseek_v3": 40}  # steps; the others take STEPS
+DECODE = dict.fromkeys(["mamba2", "mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v2_moe",
+                        "deepseek_v3_moe"], 40)  # steps; the others take STEPS
 
 
 def randomise(model, seed):
@@ -80,9 +98,14 @@ def randomise(model, seed):
             x = x * 0.1 + (1 if "norm" in name or ".ln_" in name else 0) * (not name.endswith("bias"))
         elif "embed" in name or "wte" in name or "wpe" in name:
             x = x * (0.3 if model.config.tie_word_embeddings else 1)
+        elif name.endswith("mlp.gate.weight"):
+            x = x * (4 / math.sqrt(p.shape[-1]))  # routers that have opinions
         else:
             x = x * (1.4 / math.sqrt(p.shape[-1]))  # more, and float32's own error comes near the tolerance of the tests
         p.data.copy_(x)
+    for name, b in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            b.copy_(0.3 * torch.randn(b.shape, generator=random))
 
 
 def old_keys(folder):
@@ -186,6 +209,46 @@ def make_model(name):
     print(f"{name}: seed {seed}, margin {margin:.3f}, logits' deviation {logits.std():.2f}, {size:,} bytes")
 
 
+# ---- routers ----------------------------------------------------------------------------------------------------------
+
+SOFTMAX, SIGMOID = 0, 1
+GROUPED = dict(n_routed_experts=32, num_experts_per_tok=6, n_group=8, topk_group=3)
+# name: architecture, class of its router, config, options: scoring, k, groups, kept, group_best, normalise, scale
+ROUTES = {
+    "mixtral": ("Mixtral", "MixtralTopKRouter", dict(num_local_experts=8, num_experts_per_tok=2), [SOFTMAX, 2, 1, 1, 1, 1, 1]),
+    "qwen3_moe": ("Qwen3Moe", "Qwen3MoeTopKRouter", dict(num_experts=64, num_experts_per_tok=8, norm_topk_prob=True),
+                  [SOFTMAX, 8, 1, 1, 1, 1, 1]),
+    "qwen2_moe": ("Qwen2Moe", "Qwen2MoeTopKRouter", dict(num_experts=60, num_experts_per_tok=4), [SOFTMAX, 4, 1, 1, 1, 0, 1]),
+    "v2_greedy": ("DeepseekV2", "DeepseekV2TopkRouter",
+                  dict(n_routed_experts=64, num_experts_per_tok=6, topk_method="greedy", routed_scaling_factor=1.0),
+                  [SOFTMAX, 6, 1, 1, 1, 0, 1]),
+    "v2_groups": ("DeepseekV2", "DeepseekV2TopkRouter", GROUPED | dict(topk_method="group_limited_greedy", routed_scaling_factor=16.0),
+                  [SOFTMAX, 6, 8, 3, 1, 0, 16]),
+    "v3": ("DeepseekV3", "DeepseekV3TopkRouter", GROUPED | dict(norm_topk_prob=True, routed_scaling_factor=2.5),
+           [SIGMOID, 6, 8, 3, 2, 1, 2.5]),
+}
+
+
+@torch.no_grad()
+def make_routes():
+    arrays = {}
+    for seed, (name, (family, kind, config, options)) in enumerate(ROUTES.items()):
+        experts = next(config[key] for key in ("num_local_experts", "num_experts", "n_routed_experts") if key in config)
+        module = sys.modules[getattr(transformers, family + "ForCausalLM").__module__]
+        router = getattr(module, kind)(getattr(transformers, family + "Config")(hidden_size=experts, **config))
+        router.weight.copy_(torch.eye(experts))  # so that tokens are logits
+        random = torch.Generator().manual_seed(seed)
+        x = 2 * torch.randn((24, experts), generator=random)
+        if hasattr(router, "e_score_correction_bias"):
+            router.e_score_correction_bias.copy_(0.3 * torch.randn(experts, generator=random))
+            arrays[name + ".bias"] = router.e_score_correction_bias.numpy()
+        logits, weights, chosen = router(x)
+        arrays |= {name + ".logits": logits.numpy(), name + ".options": np.array(options, np.float32),
+                   name + ".weights": torch.zeros_like(logits).scatter(1, chosen, weights).numpy()}
+    np.savez(OUT.parent / "routes.npz", **arrays)
+    print(f"routes.npz: {len(ROUTES)} routers, {(OUT.parent / 'routes.npz').stat().st_size:,} bytes")
+
+
 # ---- tokenizers -------------------------------------------------------------------------------------------------------
 
 CORPUS = """\
@@ -271,9 +334,12 @@ def main():
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    chosen = sys.argv[1:] or [*CASES, *(f"tokenizer_json/{t}" for t in TOKENIZERS)]
+    chosen = sys.argv[1:] or [*CASES, "routes", *(f"tokenizer_json/{t}" for t in TOKENIZERS)]
     for name in chosen:
-        make_tokenizer(name.split("/")[1]) if "/" in name else make_model(name)
+        if name == "routes":
+            make_routes()
+        else:
+            make_tokenizer(name.split("/")[1]) if "/" in name else make_model(name)
 
 
 if __name__ == "__main__":

@@ -1,68 +1,26 @@
 // SPDX-License-Identifier: MIT
 // Cases of the matrix product: all formats, token counts on both sides of every tile, odd sizes, all epilogues.
-#include <algorithm>
-#include <cmath>
-
-#include "cases.h"
 #include "compare.h"
+#include "rounding.h"
 
 namespace folio {
 
 static const std::vector<Act> acts = {Act::none, Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh};
-
-using Row = std::vector<double>;
-
-// How far rounding may move each x of a token (a standard deviation), as the kernels of that weight format round it: to int8 in
-// blocks of 32 for Q8_0 and Q4_0, to bf16 for bf16 and F8_E4M3 (which the CPU's do not), not at all for the others.
-static Row rounding(const double* x, size_t n, DType type) {
-  Row e(n, 0.0);
-  for (size_t k = 0; k < n; ++k) {
-    double most = 0;
-    for (size_t j = k / 32 * 32; j < std::min(n, k / 32 * 32 + 32); ++j) most = std::max(most, std::fabs(x[j]));
-    if (type == Q8_0 || type == Q4_0) e[k] = most / 127 / std::sqrt(12.0);
-    if ((type == BF16 || type == F8_E4M3) && x[k] != 0) e[k] = std::ldexp(1.0, std::ilogb(x[k]) - 7) / std::sqrt(12.0);  // of a step
-  }
-  return e;
-}
-
-struct Sum {
-  double value, error;
-};
-
-// x·w + bias, and six standard deviations of what rounding x does to it, plus f32 sums in any order.
-static Sum product(const double* x, const Row& e, const double* w, double bias) {
-  double sum = bias, square = 0, magnitude = std::fabs(bias);
-  for (size_t k = 0; k < e.size(); ++k) {
-    sum += x[k] * w[k];
-    square += e[k] * w[k] * e[k] * w[k];
-    magnitude += std::fabs(x[k] * w[k]);
-  }
-  return {sum, 6 * std::sqrt(square) + 1e-6 * magnitude};
-}
 
 // The error of each result that follows from it, through activation and gate.
 static Tensor allowed(Inputs& in, const Matmul& op) {
   const Row x = elements(op.x), w = elements(op.w), gate = op.gate.present() ? elements(op.gate) : Row();
   const size_t n = size_t(op.x.cols());
   auto bias = [](const Tensor& b, int64_t f) { return b.present() ? double(b.at<float>()[f]) : 0; };
-  auto through = [&](Sum s) -> Sum {
-    const double at = activate(op.act, float(s.value));
-    const double up = activate(op.act, float(s.value + s.error)), down = activate(op.act, float(s.value - s.error));
-    return {at, std::max(std::fabs(up - at), std::fabs(down - at)) + 1e-6 * std::fabs(at)};
-  };
   Tensor t = in.store().zeros(F32, {op.x.dim(0), op.w.dim(0)});
   for (int64_t i = 0; i < t.dim(0); ++i) {
     const double* token = &x[size_t(i) * n];
     const Row e = rounding(token, n, op.w.type);
     for (int64_t f = 0; f < t.dim(1); ++f) {
-      Sum s = product(token, e, &w[size_t(f) * n], bias(op.bias, f));
-      if (op.gate.present()) {
-        const Sum open = through(product(token, e, &gate[size_t(f) * n], bias(op.gate_bias, f)));
-        s = {s.value * open.value, std::fabs(open.value) * s.error + open.error * (std::fabs(s.value) + s.error)};
-      } else {
-        s = through(s);
-      }
-      t.row<float>(i)[f] = float(s.error);
+      const Sum u = product(token, e, &w[size_t(f) * n], bias(op.bias, f));
+      if (op.gate.present())
+        t.row<float>(i)[f] = float(error_of(u, through(op.act, product(token, e, &gate[size_t(f) * n], bias(op.gate_bias, f)))));
+      else t.row<float>(i)[f] = float(through(op.act, u).error);
     }
   }
   return t;

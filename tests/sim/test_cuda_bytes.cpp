@@ -182,6 +182,38 @@ TEST(Bytes, OfMatmulWithFewTokens) {
   EXPECT_EQ(traffic(one), (Traffic{one.w.bytes() + 64 * 4 * 1024, 4 * 128}));
 }
 
+// --- Experts.
+
+// One token reads, of each stack, what its experts have: as many Matmuls of one token. And which they are, each thread for itself.
+template <bool Gate> void expect_experts(Inputs& in, DType type) {
+  SCOPED_TRACE(std::string(format(type).name) + (Gate ? ", gated" : ""));
+  const int64_t experts = 16, features = 96, k = 512;
+  ExpertMatmul op{.x = in.normal({1, k}), .chosen = in.ints({1, 3}, {9, 0, 4}), .w = in.normal({experts, features, k}, type)};
+  if (Gate) op.gate = in.normal({experts, features, k}, type);
+  const Matmul one = product(in, type, 1, features, k, Gate);
+  Traffic want;
+  for (int i = 0; i < 3; ++i) want += few<1, Gate>(one);
+  want.read += 3 * over(features, FewTile<1, Gate>::features * few_warps) * 32 * few_warps * 4;
+  EXPECT_EQ(traffic(op), want);
+}
+
+TEST(Bytes, OfTheExpertsOfOneToken) {
+  Inputs in;
+  for (DType type : {F32, F16, BF16, Q8_0, Q4_0}) expect_experts<false>(in, type), expect_experts<true>(in, type);
+}
+
+// Of 64 experts all tokens choose two: with activations and ids it is less than a quarter of the stack.
+TEST(Bytes, OfExpertsOfManyTokens) {
+  Inputs in;
+  for (DType type : {F32, F16, BF16, Q8_0, Q4_0, F8_E4M3}) {
+    ExpertMatmul op{.x = in.normal({40, 512}), .chosen = in.ids(0, 1, {40, 2}), .w = in.normal({64, 96, 512}, type)};
+    for (int64_t t = 0; t < 40; ++t) op.chosen.row<int32_t>(t)[0] = 5, op.chosen.row<int32_t>(t)[1] = 9;
+    EXPECT_LT(traffic(op).read, op.w.bytes() / 4) << format(type).name;
+  }
+}
+
+// --- Matmul again.
+
 // Many tokens: a block for each tile; all of its rows for each tile of tokens, all tokens for each tile of rows.
 template <class Tile> Traffic many(const Matmul& op) {
   const DType type = op.w.type;

@@ -42,10 +42,34 @@ class PlainDecoder:
         return self.norm(x, "norm_out") @ self.tensor(head).T
 
     def feed_forward(self, x, layer, ffn):
+        if self.meta[ffn + "kind"] == "experts":
+            return self.experts(x, layer, lambda key, absent=0: self.meta.get(ffn + key, absent))
         up = self.linear(x, layer + "up")
         act = ACTIVATIONS[self.meta[ffn + "act"]]
         h = act(self.linear(x, layer + "gate")) * up if self.meta[ffn + "gated"] else act(up)
         return self.linear(h, layer + "down")
+
+    def experts(self, x, layer, get):
+        tensor = lambda name: self.tensor(layer + name + ".weight")
+        act, logits = ACTIVATIONS[get("act")], x @ tensor("router").T
+        s = 1 / (1 + np.exp(-logits)) if get("scoring") == "sigmoid" else np.exp(logits - logits.max(-1, keepdims=True))
+        s = s if get("scoring") == "sigmoid" else s / s.sum(-1, keepdims=True)
+        key = s + self.tensor(layer + "router.bias") if get("bias") else s.copy()
+        groups = get("groups", 1)
+        by_group = key.reshape(len(x), groups, -1)
+        rank = np.sort(by_group, -1)[..., -get("group_best", 1):].sum(-1)
+        for t in range(len(x)):
+            by_group[t, np.argsort(-rank[t], kind="stable")[get("groups_kept", groups):]] = -np.inf
+        chosen = np.argsort(-key, -1, kind="stable")[:, :get("chosen")]
+        weight = np.take_along_axis(s, chosen, -1)
+        weight = (weight / weight.sum(-1, keepdims=True) if get("normalise") else weight) * get("scale", 1)
+        gate, up, down = tensor("experts.gate"), tensor("experts.up"), tensor("experts.down")
+        out = np.array([sum(w * (down[e] @ (act(gate[e] @ row) * (up[e] @ row))) for e, w in zip(ids, ws))
+                        for row, ids, ws in zip(x, chosen, weight)])
+        if get("shared"):
+            shared = (act(x @ tensor("shared.gate").T) * (x @ tensor("shared.up").T)) @ tensor("shared.down").T
+            out = out + (shared / (1 + np.exp(-(x @ tensor("shared_gate").T))) if get("shared_gate") else shared)
+        return out
 
     def attention(self, x, layer, mixer):
         get = lambda key, absent=None: self.meta.get(mixer + key, absent)

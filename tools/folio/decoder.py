@@ -41,6 +41,8 @@ class Decoder:
     windowed: list = field(default_factory=list)  # per layer, whether the window holds; empty: in all
     rope: dict = field(default_factory=dict)      # mixer.N.* keys; empty: none
     extra: dict = field(default_factory=dict)     # further mixer.N.* keys
+    experts: object = None          # experts.Experts of the layers that have such
+    sparse: list = field(default_factory=list)    # per layer, whether it has
 
     def check(self):
         """Before anything of these sizes is made."""
@@ -60,6 +62,8 @@ class Decoder:
         for key in ("theta", "rope_factor", "rope_original_context"):
             if not 0 < self.rope.get(key, 1) < math.inf:
                 raise ConvertError(f"{key} is {self.rope[key]}, expected a positive number")
+        if self.experts:
+            self.experts.check()
         return self
 
     def metadata(self):
@@ -77,9 +81,13 @@ class Decoder:
                 mixer["qk_norm"] = 1
             mixer |= self.rope | self.extra
             meta |= {f"mixer.{i}.{key}": value for key, value in mixer.items()}
-        meta |= {"ffn.0.kind": "dense", "ffn.0.dim": self.ffn, "ffn.0.gated": int(self.gated), "ffn.0.act": self.act}
+        dense = {"kind": "dense", "dim": self.ffn, "gated": int(self.gated), "act": self.act}
+        ffns = [self.experts.metadata() if sparse else dense for sparse in (self.sparse or [False] * self.layers)]
+        kinds = [ffn for i, ffn in enumerate(ffns) if ffn not in ffns[:i]]
+        for i, ffn in enumerate(kinds):
+            meta |= {f"ffn.{i}.{key}": value for key, value in ffn.items()}
         meta["layer.mixer"] = [profiles.index(w) for w in windows]
-        meta["layer.ffn"] = [0] * self.layers
+        meta["layer.ffn"] = [kinds.index(ffn) for ffn in ffns]
         return meta
 
 
@@ -151,6 +159,9 @@ def wanted(d, table, conv1d=False):
             out.vector(layer + "mix.k_norm.weight", "k_norm", D, i)
         out.linear(layer + "mix.out", [("out", C, None)], H * D, d.out_bias, i)
         out.norm(layer + "norm_ffn", "norm_ffn", C, i)
+        if d.sparse and d.sparse[i]:
+            out.wanted += d.experts.wanted(layer + "ffn.", i, C)
+            continue
         if d.gated:
             gate = ("gate_up", 2 * F, (0, F)) if "gate_up" in table else ("gate", F, None)
             out.linear(layer + "ffn.gate", [gate], C, d.ffn_bias, i)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""DeepSeek-V2 and V3 in Hugging Face folders: multi-head latent attention (models/mixers/mla.h), with dense layers.
+"""DeepSeek-V2 and V3 in Hugging Face folders: multi-head latent attention (models/mixers/mla.h), dense layers and layers of experts.
 
 Of the latent's up-projection kv_b_proj a head has the rows of its keys, then those of its values; here they are two matrices. The square of
 YaRN's mscale over all dimensions goes into the scale of the logits. The layers of multi-token prediction behind the last are left out.
@@ -7,7 +7,7 @@ YaRN's mscale over all dimensions goes into the scale of the logits. The layers 
 import math
 import re
 
-from . import ConvertError
+from . import ConvertError, experts
 from .decoder import ACTIVATIONS, Part
 from .from_fla import Layer, Recurrent, made, matrix, vector
 
@@ -64,16 +64,6 @@ def _mixer(config, rope):
     return profile, wanted
 
 
-def _dense(config, layers):
-    """The width of the dense layers; layers with experts are refused."""
-    first = config.get("first_k_dense_replace", 0)
-    every = config.get("moe_layer_freq", 1)
-    experts = [i for i in range(layers) if i >= first and i % every == 0] if config.get("n_routed_experts") else []
-    if experts:
-        raise ConvertError(f"'{config.path}': layers with experts (layer {experts[0]} and {len(experts) - 1} more) are not supported")
-    return config.need("intermediate_size")
-
-
 def further_layers(config, tensors):
     """A pattern of the tensors of multi-token prediction, which stand behind the last layer; "" if there are none."""
     layers = config.need("num_hidden_layers")
@@ -82,7 +72,7 @@ def further_layers(config, tensors):
     return pattern if more and any(re.search(pattern, name) for name in tensors) else ""
 
 
-def model(config, rope):
+def model(config, rope, tensors):
     """Stands where a Decoder stands. rope: mixer.N.* keys of the rotated part."""
     layers = config.need("num_hidden_layers")
     if layers >= 2**16:
@@ -94,7 +84,9 @@ def model(config, rope):
     if not config.get("rope_interleave", True):
         rope = rope | {"rope": "half"}
     profile, wanted = _mixer(config, rope)
-    ffn = _dense(config, layers)
+    chosen, sparse = experts.deepseek(config, tensors, ACTIVATIONS[act], layers)
+    ffn = 0 if sparse and all(sparse) else config.need("intermediate_size")
     return Recurrent(dim=config.need("hidden_size"), layers=layers, vocab=config.need("vocab_size"), context=config.need("max_position_embeddings"),
-                     eps=config.get("rms_norm_eps"), own_head=not config.get("tie_word_embeddings", False), names=NAMES, ffn=ffn, act=ACTIVATIONS[act],
+                     eps=config.get("rms_norm_eps"), own_head=not config.get("tie_word_embeddings", False), names=NAMES, ffn=ffn,
+                     act=ACTIVATIONS[act], experts=chosen, sparse=sparse,
                      mix=[Layer(profile, wanted(f"model.layers.{i}.self_attn.")) for i in range(layers)])

@@ -6,7 +6,7 @@ tensors of the source it is made of. fla's hybrids, whose `attn` names some laye
 Left of each function stand the defaults of the family's config class.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,8 +34,12 @@ class Recurrent:
     ffn: int = 0                                 # 0: none
     act: str = "silu"
     name: str = ""
+    experts: object = None                       # experts.Experts of the layers that have such
+    sparse: list = field(default_factory=list)   # per layer, whether it has
 
     def check(self):
+        if self.experts:
+            self.experts.check()
         for key in ("dim", "layers", "vocab", "context"):
             n, most = getattr(self, key), 2**16 if key == "layers" else 2**31
             if not isinstance(n, int) or not 0 < n < most:
@@ -57,12 +61,13 @@ class Recurrent:
                 profiles.append(layer.profile)
         for i, profile in enumerate(profiles):
             meta |= {f"mixer.{i}.{key}": value for key, value in profile.items()}
-        if self.ffn:
-            meta |= {"ffn.0.kind": "dense", "ffn.0.dim": self.ffn, "ffn.0.gated": 1, "ffn.0.act": self.act}
-        else:
-            meta |= {"ffn.0.kind": "none"}
+        dense = {"kind": "dense", "dim": self.ffn, "gated": 1, "act": self.act} if self.ffn else {"kind": "none"}
+        ffns = [self.experts.metadata() if sparse else dense for sparse in (self.sparse or [False] * self.layers)]
+        kinds = [ffn for i, ffn in enumerate(ffns) if ffn not in ffns[:i]]
+        for i, ffn in enumerate(kinds):
+            meta |= {f"ffn.{i}.{key}": value for key, value in ffn.items()}
         meta["layer.mixer"] = [profiles.index(layer.profile) for layer in self.mix]
-        meta["layer.ffn"] = [0] * self.layers
+        meta["layer.ffn"] = [kinds.index(ffn) for ffn in ffns]
         return meta
 
     def wanted(self):
@@ -73,7 +78,10 @@ class Recurrent:
         for i, layer in enumerate(self.mix):
             out.append(norm(f"layer.{i}.norm_mix.weight", name("norm_mix", i)))
             out += [Wanted(f"layer.{i}.mix.{w.name}", w.shape, w.parts, w.matrix, w.make) for w in layer.wanted]
-            if F:
+            if self.sparse and self.sparse[i]:
+                out.append(norm(f"layer.{i}.norm_ffn.weight", name("norm_ffn", i)))
+                out += self.experts.wanted(f"layer.{i}.ffn.", i, C)
+            elif F:
                 mlp = name("mlp", i)
                 out += [norm(f"layer.{i}.norm_ffn.weight", name("norm_ffn", i)),
                         Wanted(f"layer.{i}.ffn.gate.weight", (F, C), [Part(mlp + "gate_proj.weight", (F, C))]),

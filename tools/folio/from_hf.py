@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from . import ConvertError, float8, from_deepseek, from_fla, safetensors_file, vocabulary_hf
+from . import ConvertError, experts, float8, from_deepseek, from_fla, safetensors_file, vocabulary_hf
 from .assemble import Model
 from .decoder import ACTIVATIONS, Decoder
 
@@ -32,6 +32,12 @@ ARCHITECTURES = {
     "MistralForCausalLM": ("mistral", BASE | APART, LLAMA_DEFAULTS | {"num_key_value_heads": 8, "sliding_window": 4096}),
     "Qwen2ForCausalLM": ("qwen2", BASE | APART, LLAMA_DEFAULTS | {"sliding_window": 4096, "max_window_layers": 28}),
     "Qwen3ForCausalLM": ("qwen3", BASE | APART, LLAMA_DEFAULTS | {"head_dim": 128, "sliding_window": 4096, "max_window_layers": 28}),
+    "MixtralForCausalLM": ("mixtral", BASE | APART, LLAMA_DEFAULTS | {"rms_norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6,
+                                                                      "num_local_experts": 8, "num_experts_per_tok": 2}),
+    "Qwen2MoeForCausalLM": ("qwen2_moe", BASE | APART, LLAMA_DEFAULTS | {
+        "num_key_value_heads": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632}),
+    "Qwen3MoeForCausalLM": ("qwen3_moe", BASE | APART, LLAMA_DEFAULTS | {
+        "num_key_value_heads": 4, "num_experts_per_tok": 8, "moe_intermediate_size": 768}),
     "Phi3ForCausalLM": ("phi3", BASE | FUSED, LLAMA_DEFAULTS | {"rms_norm_eps": 1e-5}),
     "DeepseekV2ForCausalLM": ("deepseek_v2", {}, from_deepseek.FAMILIES["deepseek_v2"]),
     "DeepseekV3ForCausalLM": ("deepseek_v3", {}, from_deepseek.FAMILIES["deepseek_v3"]),
@@ -148,9 +154,9 @@ def _model(source, config, family, table, tensors):
         prefix = "" if "wte.weight" in tensors else "transformer."
         table = {part: prefix + theirs for part, theirs in table.items()} | {"head": "lm_head.weight"}
     if family in from_deepseek.FAMILIES:
-        decoder = from_deepseek.model(config, _rope(config, config.need("qk_rope_head_dim")) | {"rope": "adjacent"})
+        decoder = from_deepseek.model(config, _rope(config, config.need("qk_rope_head_dim")) | {"rope": "adjacent"}, tensors)
     else:
-        decoder = _gpt2(config) if family == "gpt2" else _llama(config, family)
+        decoder = _gpt2(config) if family == "gpt2" else _llama(config, family, tensors)
     ignored = IGNORED if decoder.own_head else IGNORED + r"|^lm_head\.weight$"  # tied: a copy at best
     if family in from_deepseek.FAMILIES and (further := from_deepseek.further_layers(config, tensors)):
         ignored, notes = ignored + "|" + further, notes + ["the layers of multi-token prediction (MTP) are left out"]
@@ -178,7 +184,20 @@ def _gpt2(config):
         extra={} if config.get("scale_attn_weights", True) else {"scale": 1.0})
 
 
-def _llama(config, family):
+def _experts(config, family, tensors, layers):
+    """What a Decoder is told of experts; nothing if the family has none."""
+    if family not in ("mixtral", "qwen2_moe", "qwen3_moe"):
+        return {}
+    act = _act(config, "hidden_act")
+    if family == "mixtral":
+        found = experts.mixtral(config, tensors, act, layers)
+    else:
+        config.refuse("use_sliding_window", False)
+        found = experts.qwen(config, tensors, act, layers, family == "qwen2_moe")
+    return dict(zip(("experts", "sparse"), found))
+
+
+def _llama(config, family, tensors):
     dim, heads = config.need("hidden_size"), config.need("num_attention_heads")
     layers = config.need("num_hidden_layers")
     if layers >= 2**16:
@@ -189,9 +208,11 @@ def _llama(config, family):
     return Decoder(
         dim=dim, layers=layers, vocab=config.need("vocab_size"), context=config.need("max_position_embeddings"), heads=heads,
         groups=config.get("num_key_value_heads", heads), head_size=size, ffn=config.need("intermediate_size"),
-        eps=config.get("rms_norm_eps"), act=_act(config, "hidden_act"), qkv_bias=bias or family == "qwen2", out_bias=bias,
+        eps=config.get("rms_norm_eps"), act=_act(config, "hidden_act"), out_bias=bias,
+        qkv_bias=bias or family == "qwen2" or (family == "qwen2_moe" and config.get("qkv_bias", True)),
         ffn_bias=bool(config.get("mlp_bias", False)), own_head=not config.get("tie_word_embeddings", False),
-        qk_norm=family == "qwen3", window=window, windowed=windowed, rope=_rope(config, size))
+        qk_norm=family.startswith("qwen3"), window=window, windowed=windowed, rope=_rope(config, size),
+        **_experts(config, family, tensors, layers))
 
 
 def _window(config, family, layers):

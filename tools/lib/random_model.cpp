@@ -17,6 +17,8 @@ const std::map<std::string, ModelShape> shapes = {
     {"0.5b", {24, 896, 14, 2, 4864, 151936, 8192}},           // Qwen2 0.5B
     {"mla-0.5b", {14, 1536, 16, 16, 4096, 32000, 8192, false, 512}},   // DeepSeek-V2-Lite's layers, fewer and narrower, all dense
     {"mla-2m", {2, 256, 4, 4, 512, 1000, 8192, false, 64}},
+    {"moe-1b", {12, 1024, 16, 4, 768, 32000, 8192, false, 0, 32, 4}},            // of no known model: 1.0 B, of which a token meets 0.2 B
+    {"moe-7b", {16, 2048, 16, 16, 1024, 50304, 4096, false, 0, 64, 8}},          // OLMoE 1B-7B, but for its norms of q and k
     {"gpt2", {12, 768, 12, 12, 3072, 50257, 8192, true}},     // GPT-2, but for a longer context
     {"15m", {6, 288, 6, 6, 768, 32000, 8192}},                // stories15M
     {"260k", {5, 64, 8, 4, 172, 512, 8192}},                  // stories260K
@@ -45,9 +47,8 @@ class RandomModel {
         product(layer + "mix.out", s.dim, s.heads * head);
       }
       norm(layer + "norm_ffn");
-      if (!s.gpt2) product(layer + "ffn.gate", s.ffn, s.dim);
-      product(layer + "ffn.up", s.ffn, s.dim);
-      product(layer + "ffn.down", s.dim, s.ffn);
+      if (s.experts) add_experts(layer + "ffn.");
+      else add_ffn(layer + "ffn.");
     }
   }
 
@@ -63,6 +64,16 @@ class RandomModel {
   }
 
  private:
+  void add_ffn(const std::string& layer) {
+    if (!shape_.gpt2) product(layer + "gate", shape_.ffn, shape_.dim);
+    product(layer + "up", shape_.ffn, shape_.dim);
+    product(layer + "down", shape_.dim, shape_.ffn);
+  }
+  void add_experts(const std::string& layer) {
+    add(layer + "router.weight", F32, {shape_.experts, shape_.dim});
+    for (const char* name : {"gate", "up"}) add(join(layer, "experts.", name, ".weight"), type_, {shape_.experts, shape_.ffn, shape_.dim});
+    add(layer + "experts.down.weight", type_, {shape_.experts, shape_.dim, shape_.ffn});
+  }
   std::map<std::string, MetaValue, std::less<>> meta() const {
     const ModelShape& s = shape_;
     const std::vector<int64_t> same(static_cast<size_t>(s.layers), 0);   // one profile for all layers
@@ -87,7 +98,8 @@ class RandomModel {
     }
     meta["mixer.0.rope"] = s.rank ? "adjacent" : s.gpt2 ? "none" : "half";
     meta["embed.positions"] = s.gpt2 ? "learned" : "none";
-    meta["ffn.0.kind"] = "dense";
+    meta["ffn.0.kind"] = s.experts ? "experts" : "dense";
+    if (s.experts) meta["ffn.0.experts"] = s.experts, meta["ffn.0.chosen"] = s.chosen, meta["ffn.0.scoring"] = "softmax";
     meta["ffn.0.dim"] = s.ffn;
     meta["ffn.0.gated"] = int64_t(!s.gpt2);
     meta["ffn.0.act"] = s.gpt2 ? "gelu_tanh" : "silu";

@@ -15,6 +15,7 @@ struct ModelShape {
   static constexpr int64_t nope = 128, rope = 64, value = 128;   // of its heads
   // Numbers that a token leaves in a layer if every head keeps a key and a value of its own.
   int64_t multi_head_row() const { return rank ? heads * (nope + rope + value) : 2 * dim; }
+  int64_t experts = 0, chosen = 0;   // in each layer, each of `ffn`, and how many a token meets; 0: one ffn that all meet
 };
 
 // "1b", "8b" ... Throws Error with the list if there is none of that name.
