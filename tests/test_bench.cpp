@@ -117,8 +117,7 @@ TEST(Bench, MixersAsTableAndPicture) {
   for (size_t at = 0; (at = ran.output.find("\n| ", at)) != std::string::npos; ++at) ++rows;
   EXPECT_EQ(rows, 2 + all_mixers * 2 * 2) << ran.output;   // head, rule, T = 64 and 128 at two sizes
   for (const char* words : {"| mixer | D | T | prefill ms | x tiled | x naive |", "| attention naive | 32 | 128 | ", "Lines to reach:",
-                            "log-linear mamba2, D = 16: prefill ",
-                            "gated delta, 8 drafted tokens against one (2 heads of 16, states from memory): "})
+                            "log-linear mamba2, D = 16: prefill ", "mesa, rounds of the solver a token, tolerance 1e-4 (D = 32): "})
     EXPECT_NE(ran.output.find(words), std::string::npos) << words << "\n" << ran.output;
   const std::string svg = read_file(plot.string());
   EXPECT_TRUE(well_formed(svg));
@@ -153,6 +152,12 @@ TEST(Bench, MixersLeaveOutWhatTakesTooLong) {
   ASSERT_EQ(ran.code, 0) << ran.output;
   EXPECT_NE(ran.output.find("\nattention tiled,16,2048,-,"), std::string::npos) << ran.output;   // decoded all the same
   EXPECT_NE(ran.output.find(",prefill takes over 1e-09 s\n"), std::string::npos) << ran.output;
+}
+
+TEST(Bench, StepsOfAMixer) {
+  const auto device = cpu(2);
+  for (int64_t tokens : {1, 8, 64})
+    EXPECT_GT(measure_step(mixer_kind("gated delta"), {.heads = 2, .width = 16}, *device, 64, tokens, 1, 3), 0);
 }
 
 // Worked out by hand: pages 0, 1, 2, 3 read 0, 1, 1, 2 buckets.
@@ -232,7 +237,8 @@ TEST(Bench, PlainDeltaIsGatedDelta) {
   graph->output("o", graph->record(Linear{
       .q = repeated({T, H, D}, plain.q), .k = repeated({T, H, D}, plain.k), .v = repeated({T, H, D}, plain.v),
       .g = repeated({T, H}, plain.g), .beta = repeated({T, H}, plain.beta), .page = table, .slab = table,
-      .seq = given.ints({T}, std::vector<int32_t>(T)), .pos = given.ints({T}, {0, 1, 2, 3, 4}), .rows_k = zeros({1, page_tokens, H, D}), .rows_u = zeros({1, page_tokens, H, D}),
+      .seq = given.ints({T}, std::vector<int32_t>(T)), .pos = given.ints({T}, {0, 1, 2, 3, 4}),
+      .rows_k = zeros({1, page_tokens, H, D}), .rows_u = zeros({1, page_tokens, H, D}),
       .rows_g = zeros({1, page_tokens, H, 1}), .S = zeros({1, H, D, D}), .scale = 1 / std::sqrt(float(D))}).o);
   const auto program = device->compile(std::move(graph));
   program->run();

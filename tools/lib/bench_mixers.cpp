@@ -182,9 +182,10 @@ int bench_mixers(const BenchMixersFlags& flags) {
   found.crossings = crossings(found.curves);
   found.lines = curve_lines(found.curves);
   const auto also = [&](const std::vector<MixerLine>& lines) { found.lines.insert(found.lines.end(), lines.begin(), lines.end()); };
-  for (int64_t D : flags.only.empty() ? flags.sizes : std::vector<int64_t>())
-    also(step_lines({.heads = flags.heads, .width = D}, *device, threads, flags.repeats));
-  if (flags.only.empty()) also({wide_prefill_line(*device, flags.repeats)});
+  if (flags.only.empty() && flags.max_tokens >= 1024) {   // a short run is for a quick look
+    for (int64_t D : flags.sizes) also(step_lines({.heads = flags.heads, .width = D}, *device, threads, flags.repeats));
+    also({wide_prefill_line(*device, flags.repeats)});
+  }
   if (!flags.golden.empty()) also(golden_lines(flags.golden, *device));
   write_plot(found, flags);
   if (flags.json) return print_json(found, flags), 0;
