@@ -86,6 +86,8 @@ TEST_P(GoldenModel, RejectedDraftsAndCompanyChangeNothing) {
 // rounded weights exactly; the kernels of Q8_0 and Q4_0 also round activations to 1/254 of a block's largest, an error of about
 // half a per cent (RMS) in every product, which the products of a few random layers add up. So the RMS of the difference is held
 // against the RMS of the logits (6.1% at most when this was written, in a recurrent model); a wrong kernel is off by their whole size.
+// Where there are experts a router's near tie may fall the other way, and a token then meets another one: twice as much is allowed
+// (8.2% for qwen3_moe in Q4_0, where that befalls 3 of 40 tokens; reckoned in NumPy).
 TEST_P(GoldenModel, EveryFormatAndInstructionSetAgreesWithTheReference) {
   const auto prompt = read_numbers<int32_t>(dir() / "prompt.i32");
   const std::map<std::string, float> tolerance = {{"f32", 1e-5f}, {"f16", 1e-5f}, {"bf16", 1e-2f}, {"q8_0", 8e-2f}, {"q4_0", 8e-2f},
@@ -98,13 +100,14 @@ TEST_P(GoldenModel, EveryFormatAndInstructionSetAgreesWithTheReference) {
     Engine slow(*plain.model, *plain.device, options(plain, 64, 1));
     Seq seq = slow.cache().open({});
     const auto want = all_logits(slow, seq, prompt, 40);
+    const float room = plain.weights.has("ffn.0.experts") || plain.weights.has("ffn.1.experts") ? 2 : 1;
     for (const Simd* set : simd_sets()) {
       SCOPED_TRACE(set->name);
       force_simd(set->name);
       Loaded fast(file);
       Engine engine(*fast.model, *fast.device, options(fast, 64, 1));
       Seq s = engine.cache().open({});
-      EXPECT_LT(rms_difference(all_logits(engine, s, prompt, 40), want), most);
+      EXPECT_LT(rms_difference(all_logits(engine, s, prompt, 40), want), room * most);
     }
   }
   force_simd(active);
