@@ -104,7 +104,7 @@ template <bool Half> void run_many_halves(const Call& c) {
   const Planes planes(c.x.tokens, c.x.k, Half ? 2 : 1);
   float* back = reinterpret_cast<float*>(c.queue.scratch + planes.back);
   const Launch at = {unsigned(c.x.tokens), token_threads, 0, c.queue.stream};
-  launch<round_tokens<Half>>(at, c.x, planes.pitch, planes.plane, c.queue.scratch, back);
+  launch<round_tokens<Half, MatmulTokens>>(at, c.x, planes.pitch, planes.plane, c.queue.scratch, back);
   const RoundedTokens x = {c.queue.scratch, back, planes.pitch, planes.plane};
   if (c.w_aligned && run_hopper(Half ? F16 : BF16, c.w, x, c.out, c.queue)) return;
   with_tile<WideTile>(c, [&](auto tile, auto gate) {
@@ -127,7 +127,7 @@ template <class Q> void run_many_quantised(const Call& c) {
 void run_many_e4m3(const Call& c) {
   const Planes planes(c.x.tokens, c.x.k, 1);
   const Launch at = {unsigned(c.x.tokens), token_threads, 0, c.queue.stream};
-  launch<round_tokens<false>>(at, c.x, planes.pitch, planes.plane, c.queue.scratch, static_cast<float*>(nullptr));
+  launch<round_tokens<false, MatmulTokens>>(at, c.x, planes.pitch, planes.plane, c.queue.scratch, static_cast<float*>(nullptr));
   const RoundedTokens x = {c.queue.scratch, nullptr, planes.pitch, planes.plane};
   with_tile<WideByteTile>(c, [&](auto tile, auto gate) {
     using Tile = decltype(tile);
@@ -147,7 +147,7 @@ void quantise(const Call& c) {
   const int64_t records = TokenRecord::of(c.x.k);
   if (records == 0) return;
   const Launch at = {unsigned(c.x.tokens * records), token_threads, 0, c.queue.stream};
-  either(c.x_aligned, [&](auto all) { launch<quantise_tokens<all()>>(at, c.x, int(records), c.queue.scratch); });
+  either(c.x_aligned, [&](auto all) { launch<quantise_tokens<all(), MatmulTokens>>(at, c.x, int(records), c.queue.scratch); });
 }
 
 }  // namespace

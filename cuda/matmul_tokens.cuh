@@ -35,7 +35,7 @@ FOLIO_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }
 
 // Eight threads to a block of a token, a word of four numbers each, all threads of a block with one token. Infinity and NaN make the
 // scale NaN.
-template <bool Aligned, class Tokens = MatmulTokens>
+template <bool Aligned, class Tokens>
 __global__ void __launch_bounds__(token_threads) quantise_tokens(Tokens in, int records, std::byte* to) {
   const int i = int(blockIdx.x * (token_threads / 8) + threadIdx.x / 8), word = int(threadIdx.x % 8);
   const int b = i % (records * TokenRecord::blocks), t = i / (records * TokenRecord::blocks);
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(token_threads) quantise_tokens(Tokens in, int 
 
 // One block of threads per token: bf16, or the two f16 that x·2^e is the sum of, `plane` bytes apart, and 2^-e in `back`. Rows hold
 // `pitch` numbers, those from k on zeros.
-template <bool Two, class Tokens = MatmulTokens>
+template <bool Two, class Tokens>
 __global__ void __launch_bounds__(token_threads) round_tokens(Tokens in, int64_t pitch, int64_t plane, std::byte* to, float* back) {
   const int t = int(blockIdx.x);
   if (!in.has(t)) return;
