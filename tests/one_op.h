@@ -7,6 +7,7 @@
 #include <cmath>
 #include <ostream>
 
+#include "base/larger.h"
 #include "cases.h"
 #include "run/engine.h"
 
@@ -15,9 +16,6 @@ namespace folio::one_op {
 constexpr int64_t words = 1024, K = 16, V = 16;
 static_assert(K == V);
 constexpr int levels = 18;   // enough for 131,072 tokens
-
-// The larger of two errors; NaN if one of them is.
-inline double larger(double a, double b) { return std::isnan(a) || b <= a ? a : b; }
 
 enum class Family { linear, log_linear, mesa };
 enum class Decay { none, constant, scalar, channel };

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 
 #include "cases.h"
-#include "cpu/simd/simd.h"
+#include "every_set.h"
 #include "ops/experts.h"
 #include "tools/lib/npz.h"
 
@@ -25,17 +25,6 @@ std::vector<Tensor> results(Device& device, Op op, Store& store, Get outputs) {
   std::vector<Tensor> out;
   for (size_t i = 0; i < tensors.size(); ++i) out.push_back(store.copy(program->output(std::to_string(i))));
   return out;
-}
-
-template <class F>
-void with_every_set(F f) {
-  const std::string before = simd().name;
-  for (const Simd* set : simd_sets()) {
-    ASSERT_TRUE(force_simd(set->name));
-    SCOPED_TRACE(set->name);
-    f();
-  }
-  force_simd(before);
 }
 
 // --- The router.

@@ -50,7 +50,7 @@ TEST_P(LongText, DoesNotDrift) {
       }
       if ((at + 1) % stretch != 0) continue;
       ASSERT_LE(off, GetParam().tolerance * most) << "in the " << stretch << " tokens up to " << at + 1;
-      worst = std::max(worst, off / most);
+      worst = larger(worst, off / most);
       most = off = 0;
     }
   }

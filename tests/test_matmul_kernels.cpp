@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "base/threads.h"
-#include "cpu/simd/simd.h"
 #include "cpu/table.h"
+#include "every_set.h"
 
 namespace folio {
 namespace {
@@ -84,17 +84,6 @@ struct Problem {
     return y();
   }
 };
-
-template <class F>
-void with_every_set(F f) {
-  const std::string before = simd().name;
-  for (const Simd* set : simd_sets()) {
-    ASSERT_TRUE(force_simd(set->name));
-    SCOPED_TRACE(set->name);
-    f();
-  }
-  force_simd(before);
-}
 
 // Distance over the norm of what is expected.
 double distance(const std::vector<float>& got, const std::vector<float>& expected) {

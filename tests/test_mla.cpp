@@ -6,16 +6,15 @@
 
 #include "cases.h"
 #include "compare.h"
-#include "cpu/simd/simd.h"
+#include "every_set.h"
 #include "fixtures.h"
 #include "graph/device.h"
+#include "texts.h"
 
 namespace folio {
 namespace {
 
 constexpr int64_t H = 3, R = 32, dn = 12, dr = 32, dv = 20, pool_pages = 40;
-using Text = std::vector<int>;
-using Rows = std::vector<float>;   // [tokens, H, dv]
 using Pages = std::vector<int32_t>;
 
 // Some tokens of a sequence, from `pos` on.
@@ -84,20 +83,9 @@ class World {
   int32_t next_ = 0;
 };
 
-Text text_of(int seed, size_t tokens) {
-  std::mt19937 random{unsigned(seed)};
-  Text text;
-  for (size_t i = 0; i < tokens; ++i) text.push_back(int(random() % 100000));
-  return text;
-}
-Text part_of(const Text& text, size_t from, size_t n) {
-  return {text.begin() + ptrdiff_t(from), text.begin() + ptrdiff_t(std::min(from + n, text.size()))};
-}
-void add(Rows& to, const Rows& more) { to.insert(to.end(), more.begin(), more.end()); }
 void expect_same(const Rows& a, const Rows& b) {
   for (float x : a) ASSERT_TRUE(std::isfinite(x));
-  ASSERT_EQ(a.size(), b.size());
-  ASSERT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(float)), 0) << "off by " << worst_difference(a, b);
+  ASSERT_TRUE(same(a, b)) << "off by " << worst_difference(a, b);
 }
 
 struct Kind {
@@ -106,16 +94,6 @@ struct Kind {
 };
 class PagedMla : public ::testing::TestWithParam<Kind> {
  protected:
-  template <class F> void each_set(F test) {
-    const std::string before = simd().name;
-    for (const Simd* set : simd_sets()) {
-      SCOPED_TRACE(set->name);
-      ASSERT_TRUE(force_simd(set->name));
-      test();
-      if (HasFatalFailure()) break;
-    }
-    force_simd(before);
-  }
   static World world() { return World(GetParam().rows, GetParam().expand); }
   static Rows in_one_go(const Text& text) {
     Pages pages;
@@ -124,7 +102,7 @@ class PagedMla : public ::testing::TestWithParam<Kind> {
 };
 
 TEST_P(PagedMla, PiecesGiveTheBitsOfOneGo) {
-  each_set([&] {
+  with_every_set([&] {
     const Text a = text_of(1, 700), b = text_of(2, 135);   // more than a span of Attend's keys
     std::mt19937 random{3};
     World w = world();
@@ -143,7 +121,7 @@ TEST_P(PagedMla, PiecesGiveTheBitsOfOneGo) {
 }
 
 TEST_P(PagedMla, RejectedDraftsLeaveNoTrace) {
-  each_set([&] {
+  with_every_set([&] {
     const Text text = text_of(4, 210);
     std::mt19937 random{5};
     World w = world();
@@ -163,7 +141,7 @@ TEST_P(PagedMla, RejectedDraftsLeaveNoTrace) {
 
 // Two sequences share the pages up to a border and differ behind it; one of them was left and is taken up again.
 TEST_P(PagedMla, AForkAndAResumedTextGoOnAlike) {
-  each_set([&] {
+  with_every_set([&] {
     const Text a = text_of(6, 200);
     Text b = a;
     for (size_t i = 128; i < b.size(); ++i) b[i] += 1;
@@ -234,7 +212,7 @@ std::string error_of(const std::function<void()>& what) {
 }
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
-// A golden model with some of its metadata changed; a value of rank 0 text "-" takes the key away.
+// A golden model with one key of its metadata changed; the text "-" takes the key away.
 struct Changed {
   Weights original, weights;
   std::unique_ptr<Model> model;

@@ -9,9 +9,10 @@
 
 #include "cases.h"
 #include "compare.h"
-#include "cpu/simd/simd.h"
+#include "every_set.h"
 #include "frame.h"
 #include "graph/device.h"
+#include "texts.h"
 
 namespace folio {
 namespace {
@@ -26,8 +27,6 @@ void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 
 constexpr int64_t G = 1, H = 2, K = 16, pool_pages = 40;
 constexpr int broken = 200000;
-using Text = std::vector<int>;
-using Rows = std::vector<float>;   // [tokens, H, width]
 
 // A sequence: which pages hold its rows and its slabs.
 struct Live {
@@ -141,17 +140,6 @@ class Mixer {
   int32_t next_ = 0;
 };
 
-Text text_of(int seed, size_t tokens) {
-  std::mt19937 random{unsigned(seed)};
-  Text text;
-  for (size_t i = 0; i < tokens; ++i) text.push_back(int(random() % 100000));
-  return text;
-}
-Text part_of(const Text& text, size_t from, size_t n) {
-  return {text.begin() + ptrdiff_t(from), text.begin() + ptrdiff_t(std::min(from + n, text.size()))};
-}
-bool same(const Rows& a, const Rows& b) { return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
-
 // What a text gives in one step of its own.
 struct Whole {
   Rows o;
@@ -171,23 +159,10 @@ void expect_whole(const Mixer& mixer, const Live& live, const Rows& o, const Who
     ASSERT_TRUE(same(mixer.slab(live, int64_t(p)), want.slabs[p])) << "slab of page " << p;
 }
 
-class Recurrent : public ::testing::TestWithParam<Kind> {
- protected:
-  // Under each instruction set.
-  template <class F> void each_set(F test) {
-    const std::string before = simd().name;
-    for (const Simd* set : simd_sets()) {
-      SCOPED_TRACE(set->name);
-      ASSERT_TRUE(force_simd(set->name));
-      test();
-      if (HasFatalFailure()) break;
-    }
-    force_simd(before);
-  }
-};
+class Recurrent : public ::testing::TestWithParam<Kind> {};
 
 TEST_P(Recurrent, PiecesGiveTheBitsOfOneGo) {
-  each_set([&] {
+  with_every_set([&] {
     const Text a = text_of(1, 300), b = text_of(2, 135);
     const Whole want_a = in_one_go(GetParam(), a), want_b = in_one_go(GetParam(), b);
     std::mt19937 random{3};
@@ -207,7 +182,7 @@ TEST_P(Recurrent, PiecesGiveTheBitsOfOneGo) {
 }
 
 TEST_P(Recurrent, RejectedDraftsLeaveNoTrace) {
-  each_set([&] {
+  with_every_set([&] {
     const Text text = text_of(4, 210);
     const Whole want = in_one_go(GetParam(), text);
     std::mt19937 random{5};
@@ -228,7 +203,7 @@ TEST_P(Recurrent, RejectedDraftsLeaveNoTrace) {
 }
 
 TEST_P(Recurrent, AForkAndAResumedTextGoOnAlike) {
-  each_set([&] {
+  with_every_set([&] {
     const Text a = text_of(6, 200);
     Text b = a;
     for (size_t i = 128; i < b.size(); ++i) b[i] += 1;

@@ -13,7 +13,7 @@ using one_op::Kind, one_op::Family, one_op::Decay;
 double distance(const std::vector<double>& got, const std::vector<double>& want) {
   double off = 0, most = 0;
   for (size_t i = 0; i < want.size(); ++i) {
-    off = one_op::larger(off, std::fabs(got[i] - want[i]));
+    off = larger(off, std::fabs(got[i] - want[i]));
     most = std::max(most, std::fabs(want[i]));
   }
   return off / most;

@@ -8,61 +8,26 @@
 
 #include "cpu/simd/simd.h"
 #include "frame.h"
+#include "pages.h"
 
 namespace folio {
 
-// Sequences of these lengths, of each of which the last `fresh` tokens ask, then `padding` tokens that belong to nobody.
 struct Wish {
   std::vector<int> lengths;
   int fresh = 1, heads = 4, groups = 2, size = 64, width = 64, padding = 0;
   DType type = F32;
-  bool shuffle = false;  // tokens in any order
+  bool shuffle = false;
 };
 
-// Writes random rows where the page table says; all else in the pool stays NaN.
-static Tensor pool(Inputs& in, const Tensor& page, const Wish& wish, int64_t pages, int64_t size) {
-  Tensor t = in.store().zeros(wish.type, {pages, page_tokens, wish.groups, size});
-  poison(wish.type, t.data, t.count());
-  for (size_t b = 0; b < wish.lengths.size(); ++b)
-    for (int j = 0; j < wish.lengths[b]; ++j) {
-      const int64_t row = page.row<int32_t>(int64_t(b))[j / page_tokens] * page_tokens + j % page_tokens;
-      const Tensor rows = in.normal({wish.groups, size}, wish.type);
-      for (int64_t g = 0; g < wish.groups; ++g)
-        std::memcpy(t.row_bytes(row * wish.groups + g), rows.row_bytes(g), size_t(bytes_of(wish.type, size)));
-    }
-  return t;
-}
-
 static Attend attention(Inputs& in, const Wish& wish) {
-  std::vector<int32_t> seq, pos, length(wish.lengths.begin(), wish.lengths.end());
-  int64_t most = 1, pages = 2;
-  for (size_t b = 0; b < wish.lengths.size(); ++b) {
-    for (int j = std::max(0, wish.lengths[b] - wish.fresh); j < wish.lengths[b]; ++j) seq.push_back(int32_t(b)), pos.push_back(j);
-    const int64_t used = (wish.lengths[b] + page_tokens - 1) / page_tokens;
-    most = std::max(most, used + 1);
-    pages += used;
-  }
-  seq.insert(seq.end(), size_t(wish.padding), -1);
-  pos.insert(pos.end(), size_t(wish.padding), 0);
-  const auto tokens = int64_t(seq.size()), sequences = int64_t(length.size());
-  if (wish.shuffle)
-    for (int64_t i = tokens - 1; i > 0; --i) {
-      const auto j = size_t(in.random().below(i + 1));
-      std::swap(seq[size_t(i)], seq[j]), std::swap(pos[size_t(i)], pos[j]);
-    }
-  const Tensor order = in.shuffled({pages});
-  std::vector<int32_t> table;
-  int64_t next = 0;
-  for (int64_t b = 0; b < sequences; ++b)
-    for (int64_t i = 0; i < most; ++i) table.push_back(i * page_tokens < length[size_t(b)] ? order.at<int32_t>()[next++] : -1);
-  const Tensor page = in.ints({sequences, most}, table);
-  return {.q = in.normal({tokens, wish.heads, wish.size}),
-          .k = pool(in, page, wish, pages, wish.size),
-          .v = pool(in, page, wish, pages, wish.width),
-          .page = page,
-          .seq = in.ints({tokens}, seq),
-          .pos = in.ints({tokens}, pos),
-          .length = in.ints({sequences}, length),
+  const Pages text(in, {wish.lengths, wish.fresh, wish.padding, wish.shuffle});
+  return {.q = in.normal({text.seq.dim(0), wish.heads, wish.size}),
+          .k = text.pool(in, wish.type, wish.groups, wish.size),
+          .v = text.pool(in, wish.type, wish.groups, wish.width),
+          .page = text.page,
+          .seq = text.seq,
+          .pos = text.pos,
+          .length = in.ints({int64_t(wish.lengths.size())}, {wish.lengths.begin(), wish.lengths.end()}),
           .scale = 1 / std::sqrt(float(wish.size))};
 }
 

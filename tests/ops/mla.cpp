@@ -5,57 +5,26 @@
 #include <numeric>
 
 #include "frame.h"
+#include "pages.h"
 
 namespace folio {
 
 namespace {
 
-// Sequences of these lengths, of each of which the last `fresh` tokens ask, then `padding` tokens that belong to nobody.
 struct Wish {
   std::vector<int> lengths;
   int fresh = 1, heads = 4, rank = 32, nope = 16, rope = 8, value = 16, padding = 0;
   DType rows = F32, weights = F32;
-  bool shuffle = false;   // tokens in any order
+  bool shuffle = false;
 };
 
-Tensor latents(Inputs& in, const Tensor& page, const Wish& wish, int64_t pages) {
-  const int64_t width = wish.rank + wish.rope;
-  Tensor t = in.store().zeros(wish.rows, {pages, page_tokens, 1, width});
-  poison(wish.rows, t.data, t.count());
-  for (size_t b = 0; b < wish.lengths.size(); ++b)
-    for (int j = 0; j < wish.lengths[b]; ++j) {
-      const int64_t row = page.row<int32_t>(int64_t(b))[j / page_tokens] * page_tokens + j % page_tokens;
-      std::memcpy(t.row_bytes(row), in.normal({1, width}, wish.rows).data, size_t(bytes_of(wish.rows, width)));
-    }
-  return t;
-}
-
 Mla mla(Inputs& in, const Wish& wish) {
-  std::vector<int32_t> seq, pos;
-  int64_t most = 1, pages = 2;
-  for (size_t b = 0; b < wish.lengths.size(); ++b) {
-    for (int j = std::max(0, wish.lengths[b] - wish.fresh); j < wish.lengths[b]; ++j) seq.push_back(int32_t(b)), pos.push_back(j);
-    const int64_t used = (wish.lengths[b] + page_tokens - 1) / page_tokens;
-    most = std::max(most, used + 1);
-    pages += used;
-  }
-  seq.insert(seq.end(), size_t(wish.padding), -1);
-  pos.insert(pos.end(), size_t(wish.padding), 0);
-  const auto T = int64_t(seq.size()), B = int64_t(wish.lengths.size());
-  if (wish.shuffle)
-    for (int64_t i = T - 1; i > 0; --i) {
-      const auto j = size_t(in.random().below(i + 1));
-      std::swap(seq[size_t(i)], seq[j]), std::swap(pos[size_t(i)], pos[j]);
-    }
-  const Tensor order = in.shuffled({pages});
-  std::vector<int32_t> table;
-  int64_t next = 0;
-  for (int64_t b = 0; b < B; ++b)
-    for (int64_t i = 0; i < most; ++i) table.push_back(i * page_tokens < wish.lengths[size_t(b)] ? order.at<int32_t>()[next++] : -1);
-  const Tensor page = in.ints({B, most}, table);
+  const Pages text(in, {wish.lengths, wish.fresh, wish.padding, wish.shuffle});
+  const int64_t T = text.seq.dim(0);
   const double each = 1 / std::sqrt(double(wish.rank));
-  return {.q = in.normal({T, wish.heads, wish.nope}), .q_rope = in.normal({T, wish.heads, wish.rope}), .latent = latents(in, page, wish, pages),
-          .page = page, .seq = in.ints({T}, seq), .pos = in.ints({T}, pos), .k_up = in.normal({wish.heads, wish.nope, wish.rank}, wish.weights, each),
+  return {.q = in.normal({T, wish.heads, wish.nope}), .q_rope = in.normal({T, wish.heads, wish.rope}),
+          .latent = text.pool(in, wish.rows, 1, wish.rank + wish.rope), .page = text.page, .seq = text.seq, .pos = text.pos,
+          .k_up = in.normal({wish.heads, wish.nope, wish.rank}, wish.weights, each),
           .v_up = in.normal({wish.heads, wish.value, wish.rank}, wish.weights, each), .scale = 1 / std::sqrt(float(wish.nope + wish.rope))};
 }
 

@@ -7,19 +7,16 @@
 //
 // A family of cases is one function of its own file, named in the table of check_golden.cpp; it calls expect() for each result.
 #pragma once
-#include <cmath>
 #include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "base/larger.h"
 #include "graph/device.h"
 #include "tools/lib/npz.h"
 
 namespace folio::golden {
-
-// The larger of two errors; NaN if one of them is.
-inline double larger(double a, double b) { return std::isnan(a) || b <= a ? a : b; }
 
 // One file and how far from it we are.
 class Case {

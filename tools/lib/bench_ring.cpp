@@ -4,14 +4,12 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <random>
-#include <thread>
 
-#include "base/error.h"
+#include "base/larger.h"
 #include "base/threads.h"
-#include "models/ring.h"
 #include "tools/lib/machine.h"
 #include "tools/lib/model.h"
+#include "tools/lib/ring_run.h"
 
 namespace folio {
 
@@ -20,52 +18,17 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-struct Text {
-  Text(const RingShape& s, int64_t tokens) : shape(s), tokens(tokens) {
-    std::mt19937 random(1);
-    const auto fill = [&](std::vector<float>& x, int64_t row) {
-      x.resize(size_t(tokens * row));
-      for (float& number : x) number = float(int32_t(random())) * 0x1p-30f;   // −2 to 2
-    };
-    fill(q, s.heads * s.head_size), fill(k, s.groups * s.head_size), fill(v, s.groups * s.value_size);
-    o.resize(size_t(tokens * s.heads * s.value_size)), lse.resize(size_t(tokens * s.heads));
-  }
-  RingTensors all() { return {q, k, v, o, lse}; }
-  double flops() const { return 2.0 * double(tokens) * double(tokens) * double(shape.heads * shape.head_size); }   // causal
-  RingShape shape;
-  int64_t tokens;
-  std::vector<float> q, k, v, o, lse;
-};
-
-double difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double most = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double off = std::fabs(double(a[i]) - b[i]);
-    most = off <= most ? most : off;   // NaN stays
-  }
-  return most;
+double causal_flops(const RingText& text) {
+  return 2.0 * double(text.tokens) * double(text.tokens) * double(text.shape.heads * text.shape.head_size);
 }
 
 // How far off some tokens are, the last among them, from their sums over all keys in double.
-double plain_difference(const Text& text) {
-  const RingShape& s = text.shape;
+double plain_difference(const RingText& text) {
+  const int64_t heads = text.shape.heads, width = text.shape.value_size;
   double most = 0;
   for (int i = 1; i <= 8; ++i) {
-    const int64_t t = text.tokens * i / 8 - 1, h = i % s.heads, g = h / (s.heads / s.groups);
-    std::vector<double> sum(static_cast<size_t>(s.value_size));
-    double total = 0;
-    for (int64_t j = 0; j <= t; ++j) {
-      double dot = 0;   // small enough that nothing overflows
-      for (int64_t d = 0; d < s.head_size; ++d)
-        dot += double(text.q[size_t((t * s.heads + h) * s.head_size + d)]) * text.k[size_t((j * s.groups + g) * s.head_size + d)];
-      const double p = std::exp(s.scale * dot);
-      total += p;
-      for (int64_t d = 0; d < s.value_size; ++d) sum[size_t(d)] += p * text.v[size_t((j * s.groups + g) * s.value_size + d)];
-    }
-    for (int64_t d = 0; t >= 0 && d < s.value_size; ++d) {
-      const double off = std::fabs(text.o[size_t((t * s.heads + h) * s.value_size + d)] - sum[size_t(d)] / total);
-      most = off <= most ? most : off;
-    }
+    const int64_t t = std::max<int64_t>(0, text.tokens * i / 8 - 1), h = i % heads;
+    most = larger(most, worst_of(&text.o[size_t((t * heads + h) * width)], exact_row(text, t, h).o.data(), size_t(width)));
   }
   return most;
 }
@@ -76,38 +39,16 @@ struct Outcome {
   int64_t bytes_sent = 0, pairs = 0;
 };
 
-std::vector<float> part_of(const std::vector<float>& all, const std::vector<Stretch>& share, int64_t row) {
-  std::vector<float> mine;
-  for (const Stretch& s : share) mine.insert(mine.end(), all.begin() + s.first * row, all.begin() + (s.first + s.count) * row);
-  return mine;
-}
-
-Outcome run_ring(const Text& text, const Text& want, RingLayout layout, int ranks) {
-  const RingShape& s = text.shape;
+Outcome outcome_of(RingText& text, const RingText& want, RingLayout layout, int ranks) {
   Outcome out;
-  auto ring = thread_ring(ranks, 600);
-  std::vector<RingTimes> times(static_cast<size_t>(ranks));
-  std::vector<double> off(static_cast<size_t>(ranks));
-  std::vector<std::thread> threads;
   const auto start = Clock::now();
-  for (int r = 0; r < ranks; ++r)
-    threads.emplace_back([&, r] {
-      const auto share = ring_share(layout, text.tokens, ranks, r);
-      const auto q = part_of(text.q, share, s.heads * s.head_size), k = part_of(text.k, share, s.groups * s.head_size),
-                 v = part_of(text.v, share, s.groups * s.value_size), right = part_of(want.o, share, s.heads * s.value_size);
-      std::vector<float> o(right.size()), lse(right.size() / size_t(s.value_size));
-      const auto device = cpu(1);
-      times[size_t(r)] = ring_attention(*ring[size_t(r)], *device, s, layout, text.tokens, {q, k, v, o, lse});
-      off[size_t(r)] = difference(o, right);
-    });
-  for (std::thread& thread : threads) thread.join();
+  const std::vector<RingTimes> ran = run_ring(text, layout, ranks, 600);
   out.seconds = since(start);
-  for (size_t r = 0; r < times.size(); ++r) {
-    const RingTimes& t = times[r];
+  for (const RingTimes& t : ran) {
     out.attend += t.attend, out.merge += t.merge, out.exchange += t.exchange, out.bytes_sent += t.bytes_sent, out.pairs += t.pairs;
     out.busiest = std::max(out.busiest, t.attend);
-    out.off = off[r] <= out.off ? out.off : off[r];
   }
+  out.off = worst_of(text.o.data(), want.o.data(), want.o.size());
   return out;
 }
 
@@ -135,14 +76,14 @@ int bench_ring(const BenchRingFlags& flags) {
   const double peak_gflops = measure_limits(*device, threads).fp32_gflops;
   nlohmann::json json = {{"shape", {{"heads", shape.heads}, {"groups", shape.groups}, {"head_size", shape.head_size}}}, {"ring", {}}};
 
-  Text text(shape, flags.ring_tokens), want = text;
+  RingText text = RingText::random(shape, flags.ring_tokens), want = text;
   auto start = Clock::now();
   attend_streamed(*device, shape, text.tokens, want.all(), int64_t(1) << 40);
   const double at_once = since(start);
   std::vector<std::vector<std::string>> rows = {
       {"layout", "ranks", "ms", "busiest rank's attention ms", "merge", "waiting", "MB sent", "off by"}};
   for (RingLayout layout : {RingLayout::contiguous, RingLayout::zigzag}) {
-    const Outcome r = run_ring(text, want, layout, flags.ranks);
+    const Outcome r = outcome_of(text, want, layout, flags.ranks);
     const char* name = layout == RingLayout::zigzag ? "zigzag" : "contiguous";
     const double merge = r.merge / (r.attend + r.merge), mb = double(r.bytes_sent) / 1e6;
     char off[16];
@@ -153,13 +94,13 @@ int bench_ring(const BenchRingFlags& flags) {
                             {"bytes_sent", r.bytes_sent}, {"pairs", r.pairs}, {"difference", r.off}});
   }
 
-  Text longer(shape, flags.tokens);
+  RingText longer = RingText::random(shape, flags.tokens);
   const int64_t before = peak_memory();
   start = Clock::now();
   const RingTimes times = attend_streamed(*device, shape, longer.tokens, longer.all(), int64_t(flags.kv_bytes));
   const double seconds = since(start);
   const int64_t held = std::min(int64_t(flags.kv_bytes) / shape.page_bytes() * shape.page_bytes(), times.bytes_sent);
-  const double gflops = longer.flops() / seconds / 1e9;
+  const double gflops = causal_flops(longer) / seconds / 1e9;
   json["streamed"] = {{"tokens", longer.tokens}, {"kv_bytes", flags.kv_bytes}, {"held_bytes", held}, {"all_bytes", times.bytes_sent},
                       {"grown_bytes", peak_memory() - before}, {"seconds", seconds}, {"gflops", gflops}, {"share", gflops / peak_gflops},
                       {"merge_share", times.merge / seconds}, {"difference", plain_difference(longer)}};
@@ -168,7 +109,7 @@ int bench_ring(const BenchRingFlags& flags) {
     return 0;
   }
   std::printf("%lld tokens, %lld heads of %lld, at once with %d threads: %.1f ms, %.0f GFLOP/s of %.0f\n", (long long)text.tokens,
-              (long long)shape.heads, (long long)shape.head_size, threads, at_once * 1e3, text.flops() / at_once / 1e9, peak_gflops);
+              (long long)shape.heads, (long long)shape.head_size, threads, at_once * 1e3, causal_flops(text) / at_once / 1e9, peak_gflops);
   print_cells(rows, flags.csv);
   std::printf("%lld tokens streamed: %.2f MB of %.2f MB of keys and values on the device at once (limit %.2f MB), memory grew by %.1f MB; "
               "%.1f s, %.0f GFLOP/s (%.0f%% of peak), merging %.2f%%, off by %.1e\n",
