@@ -138,7 +138,6 @@ template <int N> __global__ void combine_rows(Summands s, Rows out, int64_t rows
 }
 
 Rows rows_or_none(const Tensor& t) { return t.present() ? rows_of(t) : Rows{}; }
-bool absent_or_by_four(const Tensor& t) { return !t.present() || by_four(t); }
 
 }  // namespace
 

@@ -67,8 +67,6 @@ template <int N> __global__ void scale_each_row(Rows x, Rows s, Rows y, int64_t 
   }
 }
 
-bool absent_or_by_four(const Tensor& t) { return !t.present() || by_four(t); }
-
 }  // namespace
 
 void run(const Gate& op, const CudaQueue& queue) {

@@ -63,6 +63,7 @@ inline bool by_four(const Tensor& t) {
   const Format& f = format(t.type);
   return t.cols() % 4 == 0 && (f.block > 1 || aligned(t, 4 * f.bytes));
 }
+inline bool absent_or_by_four(const Tensor& t) { return !t.present() || by_four(t); }
 
 // A launch of threads over rows × columns, N columns to a thread: `across` threads of a block along a row, the rest over rows. Threads
 // go on in steps of the grid. By default as many across as a row needs, up to a block.

@@ -172,8 +172,8 @@ FOLIO_DEVICE DrawPlace place_at(const std::byte* at, int64_t row) {
 // tokens in `biased` the thread of the first adds all, in their order.
 FOLIO_DEVICE void process(const Inputs& in, int64_t row, const DrawOptions& o, std::byte* work) {
   auto put = [&](float x, int i) { st_vec(work + i * int64_t(sizeof(float)), usable(x)); };
-  if (in.by_four) each_element<4>(in.logits.row(row), in.vocab, put);
-  else each_element<1>(in.logits.row(row), in.vocab, put);
+  if (in.by_four) each_number<4>(in.logits.row(row), in.vocab, put);
+  else each_number<1>(in.logits.row(row), in.vocab, put);
   const int64_t beyond = in.vocab + threadIdx.x;
   if (beyond < in_fours(in.vocab)) put(-INFINITY, int(beyond));
   auto valid = [&](int32_t token) { return token >= 0 && token < in.vocab; };

@@ -14,7 +14,7 @@ inline constexpr int select_digit = 11, select_bins = 1 << select_digit;
 using Weight = unsigned long long;   // what 64-bit atomics take
 
 // Calls f(x, i) with each element of the calling thread's part of a row. Four reads are under way before the first is used.
-template <int N, class F> FOLIO_DEVICE void each_element(const std::byte* row, int64_t cols, F f, Here here = {}) {
+template <int N, class F> FOLIO_DEVICE void each_number(const std::byte* row, int64_t cols, F f, Here here = {}) {
   const int64_t step = int64_t(blockDim.x) * N;
   for (int64_t from = int64_t(threadIdx.x) * N; from < cols; from += 4 * step) {
     float x[4][N];

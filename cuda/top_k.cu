@@ -20,7 +20,7 @@ constexpr int round_size = 1024;
 template <int N> FOLIO_DEVICE uint64_t select_codes(const std::byte* row, int64_t cols, uint64_t below, int n) {
   FOLIO_SHARED(int, count, [select_bins]);
   return select_by_count(count, n, [&](auto meet) {
-    each_element<N>(row, cols, [&](float x, int i) {
+    each_number<N>(row, cols, [&](float x, int i) {
       if (const uint64_t code = code_of(x, i); code < below) meet(code);
     });
   });
@@ -57,7 +57,7 @@ template <int N> __global__ void __launch_bounds__(1024) top_k_rows(Rows x, int6
     if (threadIdx.x == 0) listed[0] = 0;
     for (int i = n + int(threadIdx.x); i < size; i += int(blockDim.x)) list[i] = 0;  // below every code
     const uint64_t from = select_codes<N>(row, cols, below, n);
-    each_element<N>(row, cols, [&](float x, int i) {
+    each_number<N>(row, cols, [&](float x, int i) {
       const uint64_t code = code_of(x, i);
       if (code >= from && code < below) list[atomicAdd(&listed[0], 1)] = code;
     });
@@ -73,7 +73,7 @@ template <int N> __global__ void __launch_bounds__(1024) top_k_rows(Rows x, int6
 template <int N> __global__ void __launch_bounds__(1024) largest_of_rows(Rows x, int64_t cols, Rows value, Rows index) {
   const std::byte* const row = x.row(blockIdx.x);
   uint64_t best = 0;
-  each_element<N>(row, cols, [&](float x, int i) { best = max(best, code_of(x, i)); });
+  each_number<N>(row, cols, [&](float x, int i) { best = max(best, code_of(x, i)); });
   best = block_max(best);
   if (threadIdx.x == 0) write_element(row, best, value.row(blockIdx.x), index.row(blockIdx.x), 0);
 }

@@ -16,7 +16,7 @@ constexpr int attend_page = 64;
 
 constexpr float attend_nothing = -__builtin_inff();
 // A product's tile in registers: rows × vectors sums. More rows than vectors, since then a page is read less often from L2.
-#if FOLIO_SET == FOLIO_SET_avx512 || FOLIO_SET == FOLIO_SET_avx512_bf16
+#if FOLIO_SET == FOLIO_SET_avx512
 constexpr int attend_rows = 12, attend_vectors = 2;
 #elif FOLIO_SET == FOLIO_SET_neon
 constexpr int attend_rows = 6, attend_vectors = 4;

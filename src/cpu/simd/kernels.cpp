@@ -5,6 +5,18 @@
 #include "cpu/simd/table.h"
 #include "cpu/simd/vec.h"
 // the vectors first
+#if FOLIO_SET == FOLIO_SET_avx512_bf16   // avx512 in all but one product: simd.cpp puts it into that set's table
+#include "cpu/simd/matmul_panel_inner.h"
+// the walk first
+#include "cpu/simd/matmul_float_inner.h"
+
+namespace folio {
+
+extern const MatmulFormat matmul_of_bf16;
+const MatmulFormat matmul_of_bf16 = matmul_bf16;
+
+}  // namespace folio
+#else
 #include "cpu/simd/attend_inner.h"
 #include "cpu/simd/attend_shared_inner.h"
 #include "cpu/simd/linear_inner.h"
@@ -25,3 +37,4 @@ const Simd FOLIO_SYMBOL(simd_, SIMD_NAME) = {FOLIO_NAME(SIMD_NAME), matmul_inner
                                                 mla_inner};
 
 }  // namespace folio
+#endif

@@ -25,7 +25,7 @@ namespace {
 
 constexpr int linear_block = 16;
 // A tile in registers: rows × vectors.
-#if FOLIO_SET == FOLIO_SET_avx512 || FOLIO_SET == FOLIO_SET_avx512_bf16
+#if FOLIO_SET == FOLIO_SET_avx512
 constexpr int linear_tile = 8, linear_vectors = 2, linear_wide = 8;
 #elif FOLIO_SET == FOLIO_SET_neon
 constexpr int linear_tile = 4, linear_vectors = 4, linear_wide = 8;

@@ -13,7 +13,7 @@ namespace folio {
 namespace {
 
 constexpr int mesa_page = 64;
-#if FOLIO_SET == FOLIO_SET_avx512 || FOLIO_SET == FOLIO_SET_avx512_bf16
+#if FOLIO_SET == FOLIO_SET_avx512
 constexpr int mesa_rows = 12, mesa_sums = 24;   // of a product's tile at most: rows, and registers for sums
 #elif FOLIO_SET == FOLIO_SET_neon
 constexpr int mesa_rows = 6, mesa_sums = 24;

@@ -10,7 +10,18 @@ namespace folio {
 
 extern const Simd simd_plain;
 #ifdef FOLIO_SIMD_avx2
-extern const Simd simd_avx2, simd_avx512, simd_avx512_bf16;
+extern const Simd simd_avx2, simd_avx512;
+extern const MatmulFormat matmul_of_bf16;
+
+static const Simd& avx512_bf16() {
+  static const Simd set = [] {
+    Simd simd = simd_avx512;
+    simd.name = "avx512_bf16";
+    simd.matmul.bf16 = matmul_of_bf16;
+    return simd;
+  }();
+  return set;
+}
 #endif
 #ifdef FOLIO_SIMD_neon
 extern const Simd simd_neon;
@@ -23,7 +34,7 @@ std::vector<const Simd*> simd_sets() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-  if (avx512 && __builtin_cpu_supports("avx512bf16")) sets.push_back(&simd_avx512_bf16);
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) sets.push_back(&avx512_bf16());
   if (avx512) sets.push_back(&simd_avx512);
   if (avx2) sets.push_back(&simd_avx2);
 #endif
