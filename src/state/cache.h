@@ -12,7 +12,12 @@
 // Slabs have kinds of their own, one slab a page; those that nobody can go on from are given back, and within tokens that are certain
 // to be committed none are made that would be given back at once.
 //
-// Not here: computing (memory does not), and who shares a prefix (the radix tree joins behind open()).
+// With options.remember, pages that are full and committed belong to a tree (state/tree.h): texts that begin alike share them, and they
+// stay when their sequence is closed, until room is wanted. open() adopts as much as every layer can go on from: all full rows, the
+// last W tokens of windowed rows, the slabs. What is kept for later texts: full rows always; slabs where texts ended (keep, close), where
+// a text began to differ from another and of every 16th page; and whatever else nobody has needed the room of.
+//
+// Not here: computing (memory does not).
 #pragma once
 #include <memory>
 #include <span>
@@ -22,6 +27,7 @@
 #include "graph/device.h"
 #include "state/spec.h"
 #include "state/step.h"
+#include "state/tree.h"
 
 namespace folio {
 
@@ -30,6 +36,10 @@ struct CacheOptions {
   int sequences = 1;       // that may be open at full length at once
   int step_tokens = 512;   // most tokens proposed at once: what a windowed row must outlive
   int uncertain = 64;      // most of them that may not be committed, where layers fold
+  int64_t bytes = 0;       // of all pools; 0: what `sequences` at full length want
+  bool remember = false;   // pages of closed sequences
+  Evict evict = Evict::lru;
+  double depth_cost = 0.01;   // for Evict::cost: state/tree.h
 };
 
 // A sequence that is being read or written. Made by Cache::open, ended by Cache::close.
@@ -42,6 +52,9 @@ class Seq {
   friend class Cache;
   std::vector<Token> text_;
   std::vector<std::vector<int32_t>> pages_;   // [kind][page number] -> id, -1 given back or never made
+  std::vector<RadixTree::Node*> path_;        // the first pages, which are the tree's
+  RadixTree::Node* at_ = nullptr;             // the last of them, or the root; null without a tree
+  int64_t wish_ = -1;                         // page whose slab others will want
 };
 
 class Cache {
@@ -51,13 +64,19 @@ class Cache {
   Cache(const Cache&) = delete;
   Cache& operator=(const Cache&) = delete;
 
-  // A sequence whose text will begin with `text`. It adopts the longest prefix that is remembered; length() says how long.
-  Seq open(std::span<const Token> text);
-  // Room for the next `tokens` tokens, of which the first `certain` will be committed whatever happens. False if the sequence would
-  // be too long or no page is free. Throws Error if more than options().uncertain are uncertain and a layer folds.
+  // A sequence whose text will begin with `text`. It adopts the longest prefix that is remembered and that every layer can go on from;
+  // length() says how long. Texts of different scopes (adapters, tenants) share nothing.
+  Seq open(std::span<const Token> text, std::string_view scope = "");
+  // How much of it open() would adopt now.
+  int64_t match(std::span<const Token> text, std::string_view scope = "") const;
+  // Room for the next `tokens` tokens, of which the first `certain` will be committed whatever happens. False, and nothing is changed
+  // for the sequence, if it would be too long or no page can be had; what is only remembered goes first. Throws Error if more than
+  // options().uncertain are uncertain and a layer folds.
   bool reserve(Seq& seq, int tokens, int certain = 0);
   // These tokens happened. What else was proposed never did.
   void commit(Seq& seq, std::span<const Token> kept);
+  // A text that others will begin with ends here (a prompt, say): the last full page is worth keeping.
+  void keep(Seq& seq);
   // Gives its pages back.
   void close(Seq& seq);
 
@@ -67,27 +86,45 @@ class Cache {
   void table(const Seq& seq, int kind, int32_t* ids) const;
   int64_t bytes() const { return bytes_; }             // of all pools
   int64_t bytes_per_token() const { return per_token_; }
+  bool full_rows(int kind) const { return !kinds_[size_t(kind)].droppable() && kinds_[size_t(kind)].pages > 0; }
+  int64_t pages(int kind) const { return kinds_[size_t(kind)].pages; }
   int64_t free_pages(int kind) const { return int64_t(kinds_[size_t(kind)].free.size()); }
+  int64_t available_pages(int kind) const { return free_pages(kind) + (tree_ ? tree_->evictable(kind) : 0); }   // or made free if wanted
+  int64_t remembered_pages(int kind) const { return tree_ ? tree_->pages(kind) : 0; }   // shared with sequences or only remembered
 
  private:
   struct Kind {
     enum class Keeps { rows, slabs, chain } keeps;
     int window, sinks;           // of rows
-    int64_t pages;
-    std::vector<int32_t> free;   // the next id is at the back
+    int64_t pages;               // of a sequence at full length, then of the pools
+    int64_t page_bytes = 0;      // in all layers together
+    std::vector<int32_t> free{};   // the next id is at the back
+    bool folds() const { return keeps != Keeps::rows; }
+    bool droppable() const { return folds() || window > 0; }   // later tokens can do without it
     // Whether page p is wanted once `length` tokens are committed.
     bool wants(int64_t p, int64_t length) const;
   };
   int kind_of(const RowSpec& row);
   int kind_of(const SlabSpec& slab);
   int add_kind(Kind kind);
+  void register_kinds(const StateSpec& spec);
+  void size_kinds();
   Pool pool(const std::string& name, DType type, const Shape& shape, int kind);
+  bool resumable(std::span<RadixTree::Node* const> path) const;
+  // The nodes of the text's full pages as far as they are remembered, and how many of them one can go on from.
+  std::pair<std::vector<RadixTree::Node*>, size_t> find(std::span<const Token> text, std::string_view scope) const;
+  bool make_room(int kind, size_t pages, bool only_passed = false);
+  void take(Seq& seq, size_t kind, size_t page);
+  void take_wished(Seq& seq, int64_t first, int64_t end);
+  void share(Seq& seq);
+  void release(Seq& seq, size_t kind, size_t page, RadixTree::Worth worth);
   void release_unread(Seq& seq);
 
   Device& device_;
   CacheOptions options_;
   Memory memory_;
   std::vector<Kind> kinds_;
+  std::unique_ptr<RadixTree> tree_;   // null: nothing is remembered
   std::vector<std::pair<std::byte*, int64_t>> blocks_;
   int64_t bytes_ = 0, per_token_ = 0;
 };
