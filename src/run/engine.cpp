@@ -16,7 +16,8 @@ static CacheOptions cache_options(const Model& model, const EngineOptions& optio
   check(context <= model.longest(), "engine: a context of ", context, " tokens; the model's positions end at ", model.longest());
   check(options.chunk >= 1 && options.chunk <= 1 << 20, "engine: ", options.chunk, " tokens a step; expected 1 to 2^20");
   check(options.sequences >= 1, "engine: ", options.sequences, " sequences");
-  return {.context = context, .sequences = options.sequences, .step_tokens = int(std::min<int64_t>(options.chunk, context))};
+  return {.context = context, .sequences = options.sequences, .step_tokens = int(std::min<int64_t>(options.chunk, context)),
+          .bytes = options.kv_bytes, .remember = options.remember, .evict = options.evict};
 }
 
 Engine::Engine(const Model& model, Device& device, const EngineOptions& options)

@@ -19,6 +19,9 @@ struct EngineOptions {
   int chunk = 512;                   // most tokens of one step
   int sequences = 1;                 // that may be open at once
   std::optional<DType> cache_type;   // of attention rows: f32, f16, bf16, q8_0 where all mixers can; absent: the model's natural one
+  int64_t kv_bytes = 0;              // of all that sequences remember; 0: what `sequences` of the longest want
+  bool remember = false;             // what texts have left behind, for others that begin alike (state/cache.h)
+  Evict evict = Evict::lru;
   bool padded = false;               // step shapes of powers of two on every device: so that two devices record the same graph
 };
 

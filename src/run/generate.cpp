@@ -51,6 +51,38 @@ const char* name(Finish finish) {
   return "interrupted";
 }
 
+void Answer::emit(Token token, const std::string& text) {
+  out.text += text;
+  if (!options_.show || (token < 0 && text.empty())) return;
+  Drawn drawn{token, text, 0, {}};
+  if (token >= 0 && options_.logprobs >= 0) drawn.logprob = out.logprobs.back(), drawn.likeliest = out.likeliest.back();
+  options_.show(drawn);
+}
+
+std::optional<Finish> Answer::take(Token token, std::span<const float> logits) {
+  out.tokens.push_back(token);
+  if (options_.logprobs >= 0) {
+    const Logprobs logprobs(logits);
+    out.logprobs.push_back(logprobs.of(token));
+    logprobs.top(options_.logprobs, out.likeliest.emplace_back());
+  }
+  if (std::find(options_.ends.begin(), options_.ends.end(), token) != options_.ends.end()) {
+    emit(token, {});
+    return Finish::end;
+  }
+  emit(token, options_.decode ? stops_.feed(options_.decode(token)) : std::string());
+  if (stops_.found()) return Finish::stop;
+  return std::nullopt;
+}
+
+void Answer::end(Finish finish) {
+  out.finish = finish;
+  if (finish == Finish::stop) return;
+  std::string last = options_.decode && options_.rest ? stops_.feed(options_.rest()) : std::string();
+  if (!stops_.found()) last += stops_.rest();
+  emit(-1, last);
+}
+
 static double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 static bool interrupted(const GenerateOptions& options) { return options.interrupt && options.interrupt->load(std::memory_order_relaxed); }
@@ -107,43 +139,19 @@ bool Generator::read_prompt(const GenerateOptions& options, Generated& out) {
   return true;
 }
 
-void Generator::emit(const GenerateOptions& options, Token token, const std::string& text, Generated& out) const {
-  out.text += text;
-  if (!options.show || (token < 0 && text.empty())) return;
-  Drawn drawn{token, text, 0, {}};
-  if (token >= 0 && options.logprobs >= 0) drawn.logprob = out.logprobs.back(), drawn.likeliest = out.likeliest.back();
-  options.show(drawn);
-}
-
-// Draws one token into the text.
-void Generator::draw(const GenerateOptions& options, Generated& out) {
-  const Token token = drawn_ && *drawn_ >= 0 ? *drawn_ : sampler_.pick(logits(), text_);
-  drawn_.reset();
-  text_.push_back(token);
-  out.tokens.push_back(token);
-  if (options.logprobs < 0) return;
-  const Logprobs logprobs(logits());
-  out.logprobs.push_back(logprobs.of(token));
-  logprobs.top(options.logprobs, out.likeliest.emplace_back());
-}
-
-Finish Generator::draw_until_stopped(const GenerateOptions& options, StopStrings& stops, Generated& out) {
-  for (int64_t drawn = 0;; ++drawn) {
-    if (options.limit >= 0 && drawn >= options.limit) return Finish::limit;
+Finish Generator::draw_until_stopped(const GenerateOptions& options, Answer& answer) {
+  for (;;) {
+    if (answer.full()) return Finish::limit;
     if (interrupted(options)) return Finish::interrupted;
     if (int64_t(text_.size()) >= engine_.context()) return Finish::context;
     if (seq_.length() < int64_t(text_.size())) {
       if (!step(options, std::span(text_).last(1))) return Finish::context;
-      ++out.steps;
+      ++answer.out.steps;
     }
-    draw(options, out);
-    const Token token = text_.back();
-    if (std::find(options.ends.begin(), options.ends.end(), token) != options.ends.end()) {
-      emit(options, token, {}, out);
-      return Finish::end;
-    }
-    emit(options, token, options.decode ? stops.feed(options.decode(token)) : std::string(), out);
-    if (stops.found()) return Finish::stop;
+    const Token token = drawn_ && *drawn_ >= 0 ? *drawn_ : sampler_.pick(logits(), text_);
+    drawn_.reset();
+    text_.push_back(token);
+    if (const auto finish = answer.take(token, options.logprobs >= 0 ? logits() : std::span<const float>())) return *finish;
   }
 }
 
@@ -155,7 +163,8 @@ Generated Generator::run(std::span<const Token> prompt, const GenerateOptions& o
   if (!open_) seq_ = engine_.cache().open(std::span(text_).first(text_.size() - 1));   // the last one must be read for its logits
   open_ = true;
 
-  Generated out;
+  Answer answer(options);
+  Generated& out = answer.out;
   out.finish = Finish::interrupted;
   const double start = seconds();
   const bool read = read_prompt(options, out);
@@ -163,17 +172,11 @@ Generated Generator::run(std::span<const Token> prompt, const GenerateOptions& o
   out.prompt_seconds = middle - start;
   if (read) {
     out.first_length = seq_.length();
-    StopStrings stops(options.stops);
-    out.finish = draw_until_stopped(options, stops, out);
-    if (out.finish != Finish::stop) {
-      std::string last = options.decode && options.rest ? stops.feed(options.rest()) : std::string();
-      if (!stops.found()) last += stops.rest();
-      emit(options, -1, last, out);
-    }
+    answer.end(draw_until_stopped(options, answer));
     out.decode_seconds = seconds() - middle;
   }
   out.logits_hash = hash64(logits().data(), logits().size_bytes());
-  return out;
+  return std::move(answer.out);
 }
 
 }  // namespace folio

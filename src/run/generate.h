@@ -72,6 +72,24 @@ struct Generated {
   uint64_t logits_hash = 0;                 // XXH3 of the last logits
 };
 
+// What is done with the tokens of one answer as they are drawn, whoever draws them.
+class Answer {
+ public:
+  explicit Answer(const GenerateOptions& options) : options_(options), stops_(options.stops) {}
+  bool full() const { return options_.limit >= 0 && int64_t(out.tokens.size()) >= options_.limit; }
+  // The next token; why the text ends with it, if it does. `logits` are those it was drawn from, for log-probabilities.
+  std::optional<Finish> take(Token token, std::span<const float> logits);
+  // No token follows: shows what was held back.
+  void end(Finish finish);
+
+  Generated out;
+
+ private:
+  void emit(Token token, const std::string& text);
+  const GenerateOptions& options_;
+  StopStrings stops_;
+};
+
 // A text that grows by turns: each run() appends its prompt, reads what has not been read, and draws an answer.
 class Generator {
  public:
@@ -89,11 +107,9 @@ class Generator {
 
  private:
   bool read_prompt(const GenerateOptions& options, Generated& out);
-  void draw(const GenerateOptions& options, Generated& out);
-  Finish draw_until_stopped(const GenerateOptions& options, StopStrings& stops, Generated& out);
+  Finish draw_until_stopped(const GenerateOptions& options, Answer& answer);
   bool step(const GenerateOptions& options, std::span<const Token> tokens);
   std::span<const float> logits();   // of the last token; empty if it has not been read
-  void emit(const GenerateOptions& options, Token token, const std::string& text, Generated& out) const;
 
   Engine& engine_;
   Sampler& sampler_;
