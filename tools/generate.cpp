@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // generate: continues a text. The prompt comes from -p, -f, --tokens or standard input; with -i a person goes on turn by turn,
 // with --chat in the form that the model was trained to answer. The text goes to standard output as it comes into being, all
-// else to standard error.
+// else to standard error. --batch takes many prompts from a file.
 #include <unistd.h>
 
 #include <atomic>
@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "text/stream.h"
+#include "tools/lib/batch.h"
 #include "tools/lib/chat.h"
 #include "tools/lib/line_editor.h"
 #include "tools/lib/main.h"
@@ -26,6 +27,7 @@ struct Flags {
   ModelFlags model;
   SamplingFlags sampling;
   TracingFlags tracing;
+  BatchFlags batch;
   std::string prompt, file, tokens, system;
   bool has_prompt = false, has_file = false, has_tokens = false;
   int64_t limit = -1;
@@ -106,11 +108,7 @@ void Session::set_options() {
   options_.stops = flags_.stops;
   options_.interrupt = &interrupt_asked;
   if (model_.tokenizer) {
-    if (!flags_.ignore_eos) {
-      options_.ends.assign(model_.tokenizer->eos().begin(), model_.tokenizer->eos().end());
-      // Where another text begins this one has ended; models that learned from one long stream say it so.
-      if (model_.tokenizer->bos() >= 0) options_.ends.push_back(model_.tokenizer->bos());
-    }
+    if (!flags_.ignore_eos) options_.ends = model_.ends();
     options_.decode = [this](Token id) { return stream_->push(id); };
     options_.rest = [this] { return stream_->finish(); };
   } else {
@@ -293,6 +291,18 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_flag("-q,--quiet", flags.quiet, "Nothing on standard error but errors")->group(output);
   add_sampling_flags(app, flags.sampling);
   add_tracing_flags(app, flags.tracing);
+  add_batch_flags(app, flags.batch);
+  for (const char* single : {"--prompt", "--file", "--tokens", "--interactive", "--chat", "--json", "--logprobs"})
+    app.get_option("--batch")->excludes(app.get_option(single));
+}
+
+int run_requests(Flags& flags) {
+  prepare_batch(flags.batch, flags.model);
+  OpenModel model(flags.model);
+  if (!flags.quiet) model.warn();
+  catch_interrupts();
+  return run_batch(model, flags.batch, flags.sampling, {sampler_options(flags.sampling), flags.limit, flags.stops, flags.ignore_eos}, flags.quiet,
+                   interrupt_asked);
 }
 
 }  // namespace
@@ -307,6 +317,6 @@ int main(int argc, char** argv) {
     flags.has_prompt = app.count("--prompt") > 0;
     flags.has_file = app.count("--file") > 0;
     flags.has_tokens = app.count("--tokens") > 0;
-    return Session(flags).run();
+    return flags.batch.in.empty() ? Session(flags).run() : run_requests(flags);
   });
 }

@@ -49,7 +49,8 @@ static Weights open_weights(const ModelFlags& flags) {
 }
 
 static EngineOptions engine_options(const ModelFlags& flags) {
-  EngineOptions options{.context = flags.context, .chunk = flags.chunk};
+  EngineOptions options{.context = flags.context, .chunk = flags.chunk, .sequences = flags.sequences, .kv_bytes = int64_t(flags.kv_bytes),
+                        .remember = flags.remember, .evict = evict_policy(flags.policy)};
   DType type;
   if (parse_dtype(flags.cache_type, type)) options.cache_type = type;
   return options;
@@ -87,6 +88,13 @@ std::vector<Token> OpenModel::encode(std::string_view text) const {
   // What is to be continued does not end with an end token, whatever the model's training put there.
   if (tokenizer->vocabulary().add_eos && !ids.empty() && tokenizer->eos(ids.back())) ids.pop_back();
   return ids;
+}
+
+std::vector<Token> OpenModel::ends() const {
+  if (!tokenizer) return {};
+  std::vector<Token> ends(tokenizer->eos().begin(), tokenizer->eos().end());
+  if (tokenizer->bos() >= 0) ends.push_back(tokenizer->bos());
+  return ends;
 }
 
 std::span<const std::byte> OpenModel::layers() const {

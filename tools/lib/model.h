@@ -23,6 +23,10 @@ struct ModelFlags {
   int chunk = 512;
   std::string cache_type = "auto";
   bool verify = false;
+  int sequences = 1;                             // texts at once
+  uint64_t kv_bytes = 0;                         // of all that they remember; 0: what so many of the longest want
+  bool remember = false;                         // what texts have left behind
+  std::string policy = "lru";                    // what of it goes first
 };
 
 // -m --device -t -c -b --cache-type --verify. To be called first: of a flag that is given twice, the last one counts from here on.
@@ -48,6 +52,8 @@ struct OpenModel {
   void warn() const;
   // The ids of a text that is to be continued. Throws Error if there is no tokenizer.
   std::vector<Token> encode(std::string_view text) const;
+  // Tokens that end a text: the tokenizer's, and the one that begins another, for models that learned from one long stream.
+  std::vector<Token> ends() const;
   // The matrices of the layers as one piece of memory: what a step reads most of.
   std::span<const std::byte> layers() const;
 };
