@@ -487,5 +487,33 @@ TEST(InteractiveProgram, CtrlCWithoutConversationEndsWithStatistics) {
   EXPECT_EQ(t.exit_code(), 130);
 }
 
+// Guesses save steps and change nothing: repetitive and random texts, guessed by n-grams and by a model that knows everything or nothing.
+TEST(Drafts, LeaveTheTextAsItIs) {
+  for (const std::string name : {"heart", "random"})
+    for (const std::string how : {"--temp 0", "--temp 0.9 -s 7 --repeat-penalty 1.1", "--temp 1 -s 3 --top-k 0 --min-p 0"}) {
+      SCOPED_TRACE(name + " " + how);
+      const std::string arguments = "-p \"EEE123456789012\" -n 90 --ignore-eos --json " + how;
+      const Json plain = Json::parse(generate(name, arguments).out);
+      for (const std::string& draft : {std::string("--draft-ngram --draft-min-match 1"), "--draft " + model("random"), "--draft " + model("heart")}) {
+        const Json drafted = Json::parse(generate(name, arguments + " --draft-always " + draft).out);
+        EXPECT_EQ(drafted["tokens"], plain["tokens"]) << draft;
+        EXPECT_EQ(drafted["text"], plain["text"]) << draft;
+        if (draft == "--draft " + model(name)) {
+          EXPECT_EQ(drafted["drafts"]["accepted"], drafted["drafts"]["drafted"]) << "it knows all, and draws with the same noise";
+          EXPECT_LT(drafted["timings"]["decode_steps"], 30);
+        }
+      }
+    }
+}
+
+TEST(Drafts, OfAnotherVocabularyAreRefused) {
+  const Result bare = generate("heart", "-p a -n 3 --draft " + model("bare"));
+  EXPECT_EQ(bare.code, 1);
+  EXPECT_NE(bare.err.find("has no tokenizer, and the model has one"), std::string::npos) << bare.err;
+  const Result other = generate("heart", "-p a -n 3 --draft " + write_tiny_model(path("other.folio"), {.swapped = true}));
+  EXPECT_EQ(other.code, 1);
+  EXPECT_NE(other.err.find("has another vocabulary: token 97 is"), std::string::npos) << other.err;
+}
+
 }  // namespace
 }  // namespace folio

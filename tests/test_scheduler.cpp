@@ -63,6 +63,23 @@ std::map<int64_t, Reply> together(Engine& engine, const SchedulerOptions& option
   return replies;
 }
 
+// Knows what will be said, and lies now and then.
+class HalfRight final : public Drafter {
+ public:
+  HalfRight(size_t prompt, const std::vector<Token>& answer) : prompt_(prompt), answer_(answer) {}
+  std::vector<Token> propose(std::span<const Token> text, int most) override {
+    std::vector<Token> out;
+    for (size_t i = text.size() - prompt_; i < answer_.size() && int(out.size()) < most; ++i) out.push_back(answer_[i]);
+    if (!out.empty() && random_() % 3 == 0) out[random_() % out.size()] ^= 1;
+    return out;
+  }
+
+ private:
+  const size_t prompt_;
+  const std::vector<Token>& answer_;
+  std::mt19937 random_;
+};
+
 class Batched : public testing::TestWithParam<std::string> {};
 
 TEST_P(Batched, TextsAreWhatTheyAreAlone) {
@@ -77,10 +94,13 @@ TEST_P(Batched, TextsAreWhatTheyAreAlone) {
     int step_tokens, running, chunk;
     Order order = Order::fcfs;
     bool scarce = false;
+    int drafts = 0;   // 1: of the text itself; 2: what other texts said; 3: now right, now wrong, of any length
   };
   for (const How& how : {How{"all at once", false, 512, 6, 512}, How{"small steps", false, 24, 6, 16}, How{"remembered", true, 512, 6, 512},
                          How{"remembered, small steps", true, 40, 3, 64, Order::lpm}, How{"one by one", true, 512, 1, 512},
-                         How{"scarce", true, 64, 6, 512, Order::fcfs, true}}) {
+                         How{"scarce", true, 64, 6, 512, Order::fcfs, true}, How{"n-grams", true, 512, 6, 512, Order::fcfs, false, 1},
+                         How{"said before", true, 512, 6, 512, Order::fcfs, false, 2},
+                         How{"guesses, scarce", true, 64, 6, 64, Order::fcfs, true, 3}}) {
     SCOPED_TRACE(how.name);
     EngineOptions options{.context = 256, .chunk = how.chunk, .sequences = 6, .remember = how.remember};
     const LayerSpec layer = loaded.model->state(F16)[0];
@@ -88,7 +108,19 @@ TEST_P(Batched, TextsAreWhatTheyAreAlone) {
     if (how.scarce && rows && layer.slabs.empty()) options.kv_bytes = enough / 4;
     Engine engine(*loaded.model, *loaded.device, options);
     SchedulerStats stats;
-    const auto replies = together(engine, {how.step_tokens, how.running, how.order}, all, &stats);
+    SchedulerOptions scheduling{.step_tokens = how.step_tokens, .running = how.running, .order = how.order, .always_draft = true};
+    if (how.drafts == 1) scheduling.drafter = [](const Request&) { return std::make_unique<NgramDrafter>(1); };
+    if (how.drafts == 2) {
+      together(engine, scheduling, all);
+      scheduling.drafter = [&](const Request& r) { return std::make_unique<CacheDrafter>(engine.cache(), r.scope); };
+    }
+    if (how.drafts == 3)
+      scheduling.drafter = [&](const Request& r) {
+        size_t which = 0;
+        while (all[which].prompt != r.prompt) ++which;
+        return std::make_unique<HalfRight>(r.prompt.size(), want[which]);
+      };
+    const auto replies = together(engine, scheduling, all, &stats);
     ASSERT_EQ(replies.size(), all.size());
     for (size_t i = 0; i < all.size(); ++i) {
       const Reply& reply = replies.at(int64_t(i));
@@ -98,6 +130,10 @@ TEST_P(Batched, TextsAreWhatTheyAreAlone) {
     EXPECT_TRUE(!how.remember || how.scarce || stats.cached_tokens > 300) << stats.cached_tokens;
     EXPECT_TRUE(options.kv_bytes == 0 || stats.preemptions > 0 || stats.most_running < 6) << "memory was never short";
     EXPECT_LE(stats.most_running, how.running);
+    if (how.drafts == 3) {
+      EXPECT_GT(stats.drafts.accepted, 20);
+      EXPECT_LT(stats.drafts.accepted, stats.drafts.drafted);
+    }
     for (int k = 0; k < engine.cache().memory().kinds; ++k) EXPECT_EQ(engine.cache().available_pages(k), engine.cache().pages(k)) << "pages were lost";
   }
 }
@@ -146,6 +182,25 @@ TEST(Scheduler, EndsAtTheContextAndWhenAborted) {
   }
   EXPECT_EQ(replies.at(a).generated.finish, Finish::context);
   EXPECT_EQ(replies.at(a).generated.tokens.size(), 67u);
+}
+
+// What was said once is guessed when it is asked again, also in the middle of a page and over its end.
+TEST(Scheduler, WhatOtherTextsSaidIsGuessed) {
+  Tiny tiny({.random = true, .context = 512});
+  Engine engine(*tiny.loaded.model, *tiny.loaded.device, {.context = 512, .sequences = 2, .remember = true});
+  const SamplerOptions warm{.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0, .seed = 5};
+  const std::vector<Asked> all = {{{1, 2, 3}, warm, 300}};
+  SchedulerStats first, second;
+  const SchedulerOptions options{.running = 1,
+                                 .drafter = [&](const Request& r) { return std::make_unique<CacheDrafter>(engine.cache(), r.scope); },
+                                 .always_draft = true};
+  const auto said = together(engine, options, all, &first).at(0).generated.tokens;
+  EXPECT_EQ(together(engine, options, all, &second).at(0).generated.tokens, said);
+  EXPECT_EQ(first.drafts.accepted, 0);
+  EXPECT_GT(second.drafts.accepted, 150);
+  EXPECT_EQ(second.drafts.accepted, second.drafts.drafted);
+  EXPECT_LT(second.steps, first.steps / 2);
+  EXPECT_EQ(engine.cache().continuation(std::vector<Token>{1, 2, 9}, 5), std::vector<Token>());
 }
 
 // Of two texts that memory cannot hold to their ends the younger gives way and comes back, and draws what it would have drawn.

@@ -16,6 +16,7 @@ struct TinyModel {
   bool random = false;       // weights; else the one that knows by heart
   bool tokenizer = true;
   bool add_bos = true;
+  bool swapped = false;      // the tokens of a and b
   std::string chat;          // its template
   int context = 512;
 };
@@ -41,7 +42,7 @@ inline int tiny_successor(int v) {
 inline void write_tiny_tokenizer(WeightsWriter& w, const TinyModel& model) {
   std::string bytes, types;
   std::vector<int32_t> ends;
-  for (int v = 0; v < 256; ++v) bytes += char(v), types += char(0), ends.push_back(v + 1);
+  for (int v = 0; v < 256; ++v) bytes += char(model.swapped && (v == 'a' || v == 'b') ? 'a' + 'b' - v : v), types += char(0), ends.push_back(v + 1);
   for (const char* text : {"<bos>", "<eos>", "<|im_start|>", "<|im_end|>"})
     bytes += text, types += char(1), ends.push_back(int32_t(bytes.size()));
   w.meta("tokenizer.kind", "bpe").meta("tokenizer.bos", tiny_bos).meta("tokenizer.add_bos", model.add_bos ? 1 : 0);

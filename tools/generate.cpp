@@ -28,6 +28,7 @@ struct Flags {
   SamplingFlags sampling;
   TracingFlags tracing;
   BatchFlags batch;
+  DraftFlags draft;
   std::string prompt, file, tokens, system;
   bool has_prompt = false, has_file = false, has_tokens = false;
   int64_t limit = -1;
@@ -68,7 +69,7 @@ class Session {
  public:
   explicit Session(const Flags& flags)
       : flags_(flags), model_(flags.model), sampling_(sampler_options(flags.sampling)), sampler_(sampling_, model_.vocab()),
-        generator_(*model_.engine, sampler_) {
+        generator_(*model_.engine, sampler_), drafting_(flags.draft, flags.model, model_, 1), drafter_(drafting_.drafter(sampling_, "")) {
     if (flags.chat) {
       check(model_.tokenizer.has_value(), flags.model.path, ": --chat needs a tokenizer, and this model has none");
       chat_.emplace(model_.weights, *model_.tokenizer, flags.system);
@@ -94,6 +95,8 @@ class Session {
   SamplerOptions sampling_;
   Sampler sampler_;
   Generator generator_;
+  Drafting drafting_;
+  std::unique_ptr<Drafter> drafter_;
   GenerateOptions options_;
   std::optional<Conversation> chat_;
   std::optional<TextStream> stream_;
@@ -107,6 +110,9 @@ void Session::set_options() {
   options_.logprobs = flags_.logprobs;
   options_.stops = flags_.stops;
   options_.interrupt = &interrupt_asked;
+  options_.drafter = drafter_.get();
+  options_.most_drafts = flags_.draft.most;
+  options_.always_draft = flags_.draft.always;
   if (model_.tokenizer) {
     if (!flags_.ignore_eos) options_.ends = model_.ends();
     options_.decode = [this](Token id) { return stream_->push(id); };
@@ -196,6 +202,7 @@ void Session::say_how_it_ended(const Generated& done) const {
 void Session::print_statistics() const {
   if (flags_.no_stats || flags_.quiet || flags_.json) return;
   std::fprintf(stderr, "%s\n", statistics_line(model_, last_, sampling_.seed).c_str());
+  if (const std::string drafts = draft_line(last_.drafts); !drafts.empty()) std::fprintf(stderr, "%s\n", drafts.c_str());
 }
 
 // One turn of a conversation; false if the line made no sense, which has been said then.
@@ -292,6 +299,7 @@ void add_flags(CLI::App& app, Flags& flags) {
   add_sampling_flags(app, flags.sampling);
   add_tracing_flags(app, flags.tracing);
   add_batch_flags(app, flags.batch);
+  add_draft_flags(app, flags.draft);
   for (const char* single : {"--prompt", "--file", "--tokens", "--interactive", "--chat", "--json", "--logprobs"})
     app.get_option("--batch")->excludes(app.get_option(single));
 }
@@ -301,7 +309,8 @@ int run_requests(Flags& flags) {
   OpenModel model(flags.model);
   if (!flags.quiet) model.warn();
   catch_interrupts();
-  return run_batch(model, flags.batch, flags.sampling, {sampler_options(flags.sampling), flags.limit, flags.stops, flags.ignore_eos}, flags.quiet,
+  const Drafting drafting(flags.draft, flags.model, model, flags.batch.texts);
+  return run_batch(model, flags.batch, flags.draft, drafting, flags.sampling, {sampler_options(flags.sampling), flags.limit, flags.stops, flags.ignore_eos}, flags.quiet,
                    interrupt_asked);
 }
 

@@ -94,33 +94,37 @@ void Generator::clear() {
   open_ = false;
   text_.clear();
   logits_ = {};
-  drawn_.reset();
+  drawn_.clear();
   scored_ = false;
 }
 
-// Reads the next tokens of the text and commits them all; with the last of them the next token may be drawn at once. False if there is
-// no room for them.
-bool Generator::step(const GenerateOptions& options, std::span<const Token> tokens) {
-  if (!engine_.cache().reserve(seq_, int(tokens.size()), int(tokens.size()))) return false;
-  const bool last = seq_.length() + int64_t(tokens.size()) == int64_t(text_.size());
-  const Work work{&seq_, tokens, last ? 1 : 0};
+// Reads the next tokens of the text, and guesses behind them; commits nothing. Where the text's last token is read, the next one may be
+// drawn at once, and those behind the guesses. False if there is no room for them.
+bool Generator::step(const GenerateOptions& options, std::span<const Token> tokens, std::span<const Token> drafts) {
+  const int certain = int(tokens.size()), n = certain + int(drafts.size());
+  if (!engine_.cache().reserve(seq_, n, certain)) return false;
+  const bool last = seq_.length() + certain == int64_t(text_.size());
+  std::vector<Token> all(text_);   // and what is guessed
+  all.insert(all.end(), drafts.begin(), drafts.end());
+  const Work work{&seq_, std::span<const Token>(all).subspan(size_t(seq_.length()), size_t(n)), last ? 1 + int(drafts.size()) : 0};
   logits_ = {};
-  drawn_.reset();
+  drawn_.clear();
   scored_ = last;
   if (last && options.logprobs < 0 && engine_.draws() && sampler_.draw_shape(engine_.context())) {
-    const Draw draw{&sampler_, text_};
-    drawn_ = engine_.draw({&work, 1}, {&draw, 1})[0];
+    std::vector<Draw> draws;
+    for (size_t i = 0; i <= drafts.size(); ++i) draws.push_back({&sampler_, std::span<const Token>(all).first(text_.size() + i)});
+    const auto drawn = engine_.draw({&work, 1}, draws);
+    drawn_.assign(drawn.begin(), drawn.end());
   } else {
     engine_.step({&work, 1});
   }
-  engine_.cache().commit(seq_, tokens);
   return true;
 }
 
-std::span<const float> Generator::logits() {
-  if (logits_.empty() && scored_) {
+std::span<const float> Generator::logits(size_t place) {
+  if (scored_) {
     const Tensor t = engine_.logits();
-    logits_ = {t.row<float>(0), size_t(t.cols())};
+    logits_ = {t.row<float>(int64_t(place)), size_t(t.cols())};
   }
   return logits_;
 }
@@ -132,11 +136,52 @@ bool Generator::read_prompt(const GenerateOptions& options, Generated& out) {
   while (seq_.length() < end) {
     if (interrupted(options)) return false;
     const int64_t from = seq_.length(), n = std::min(chunk - from % chunk, end - from);
-    const bool fits = step(options, std::span(text_).subspan(size_t(from), size_t(n)));
-    check(fits, "no memory left in the cache for ", end, " tokens");
+    const auto part = std::span<const Token>(text_).subspan(size_t(from), size_t(n));
+    check(step(options, part), "no memory left in the cache for ", end, " tokens");
+    engine_.cache().commit(seq_, part);
     out.prompt_tokens += n;
   }
   return true;
+}
+
+// One step, if the last token has not been read, and the tokens that come of it: those that were guessed rightly and one more.
+std::optional<Finish> Generator::draw_round(const GenerateOptions& options, Answer& answer) {
+  std::vector<Token> drafts;
+  const bool reads = seq_.length() < int64_t(text_.size());
+  const double start = seconds();
+  double drafted = start;
+  if (reads) {
+    int64_t most = engine_.context() - int64_t(text_.size()) - 1;
+    if (options.limit >= 0) most = std::min(most, options.limit - int64_t(answer.out.tokens.size()) - 1);
+    most = std::min<int64_t>({most, options.most_drafts, engine_.chunk() - 1, engine_.cache().options().uncertain});
+    if (options.drafter) most = std::min<int64_t>(most, acceptance_.length(options.always_draft ? 0 : cost_.threshold(1)));
+    if (options.drafter && most > 0) drafts = options.drafter->propose(text_, int(most));
+    drafted = seconds();
+    if (!drafts.empty()) cost_.observe_draft(int(drafts.size()), drafted - start);
+    if (!step(options, std::span<const Token>(text_).last(1), drafts)) return Finish::context;
+    ++answer.out.steps;
+  }
+  std::optional<Finish> finish;
+  size_t right = 0;   // drafts
+  for (;; ++right) {
+    const bool there = right < drawn_.size() && drawn_[right] >= 0;
+    const Token token = there ? drawn_[right] : sampler_.pick(logits(right), text_);
+    text_.push_back(token);
+    finish = answer.take(token, options.logprobs >= 0 ? logits(right) : std::span<const float>());
+    if (finish || right == drafts.size() || drafts[right] != token) break;
+  }
+  logits(right);
+  scored_ = false;
+  if (!reads) return finish;
+  // What was read and happened: the last token and the drafts that were right, but for one that ended the text, which was not drawn from.
+  engine_.cache().commit(seq_, std::span<const Token>(text_).subspan(size_t(seq_.length()), 1 + right));
+  if (options.drafter) cost_.observe(1 + int(drafts.size()), seconds() - drafted);
+  if (drafts.empty()) return finish;
+  acceptance_.observe(int(drafts.size()), int(right));
+  ++answer.out.drafts.rounds;
+  answer.out.drafts.drafted += int64_t(drafts.size());
+  answer.out.drafts.accepted += int64_t(right);
+  return finish;
 }
 
 Finish Generator::draw_until_stopped(const GenerateOptions& options, Answer& answer) {
@@ -144,14 +189,7 @@ Finish Generator::draw_until_stopped(const GenerateOptions& options, Answer& ans
     if (answer.full()) return Finish::limit;
     if (interrupted(options)) return Finish::interrupted;
     if (int64_t(text_.size()) >= engine_.context()) return Finish::context;
-    if (seq_.length() < int64_t(text_.size())) {
-      if (!step(options, std::span(text_).last(1))) return Finish::context;
-      ++answer.out.steps;
-    }
-    const Token token = drawn_ && *drawn_ >= 0 ? *drawn_ : sampler_.pick(logits(), text_);
-    drawn_.reset();
-    text_.push_back(token);
-    if (const auto finish = answer.take(token, options.logprobs >= 0 ? logits() : std::span<const float>())) return *finish;
+    if (const auto finish = draw_round(options, answer)) return *finish;
   }
 }
 
@@ -175,7 +213,8 @@ Generated Generator::run(std::span<const Token> prompt, const GenerateOptions& o
     answer.end(draw_until_stopped(options, answer));
     out.decode_seconds = seconds() - middle;
   }
-  out.logits_hash = hash64(logits().data(), logits().size_bytes());
+  if (scored_) logits();
+  out.logits_hash = hash64(logits_.data(), logits_.size_bytes());
   return std::move(answer.out);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The token loop: reads what is new of a text, then draws a token, shows it, and reads it in turn, until something says stop.
-// It proposes n tokens and commits those that happened (house.md 4.6); today that is a chunk of the prompt or one token.
+// It proposes n tokens and commits those that happened (house.md 4.6): a chunk of the prompt, or one token and guesses at those behind it
+// (run/draft.h).
 //
 // Where a step's outputs have to be copied to the host, the token is drawn with the step (Engine::draw), unless somebody wants
 // log-probabilities; the text is the same.
@@ -16,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "run/draft.h"
 #include "run/engine.h"
 #include "run/sampler.h"
 
@@ -58,6 +60,9 @@ struct GenerateOptions {
   std::function<std::string()> rest;        // what decode still holds when the text ends
   std::function<void(const Drawn&)> show;   // called for every token, the last held text comes with token -1
   const std::atomic<bool>* interrupt = nullptr;
+  Drafter* drafter = nullptr;               // who guesses tokens; null: nobody
+  int most_drafts = 16;                     // at once
+  bool always_draft = false;                // whether it pays or not
 };
 
 struct Generated {
@@ -70,6 +75,7 @@ struct Generated {
   double prompt_seconds = 0, decode_seconds = 0;
   int64_t first_length = 0;                 // of the sequence, when the first of those steps began
   uint64_t logits_hash = 0;                 // XXH3 of the last logits
+  DraftStats drafts;
 };
 
 // What is done with the tokens of one answer as they are drawn, whoever draws them.
@@ -108,8 +114,9 @@ class Generator {
  private:
   bool read_prompt(const GenerateOptions& options, Generated& out);
   Finish draw_until_stopped(const GenerateOptions& options, Answer& answer);
-  bool step(const GenerateOptions& options, std::span<const Token> tokens);
-  std::span<const float> logits();   // of the last token; empty if it has not been read
+  std::optional<Finish> draw_round(const GenerateOptions& options, Answer& answer);
+  bool step(const GenerateOptions& options, std::span<const Token> tokens, std::span<const Token> drafts = {});
+  std::span<const float> logits(size_t place = 0);   // behind the last token, or the place-th draft; empty if it has not been read
 
   Engine& engine_;
   Sampler& sampler_;
@@ -117,8 +124,10 @@ class Generator {
   bool open_ = false;
   std::vector<Token> text_;
   bool scored_ = false;                     // the last step read the last token, so its logits are there
-  std::span<const float> logits_;           // they, once somebody wants them, until the next step
-  std::optional<Token> drawn_;              // what the device has drawn after it and nobody has taken
+  std::span<const float> logits_;           // those that were looked at last, until the next step
+  std::vector<Token> drawn_;                // what the device has drawn behind it and behind each draft
+  StepCost cost_;
+  Acceptance acceptance_{16};
 };
 
 }  // namespace folio

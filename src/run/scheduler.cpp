@@ -25,8 +25,8 @@ Order order_of(std::string_view name) {
 }
 
 struct Scheduler::Text {
-  Text(int64_t id, Request r, int64_t vocab) : id(id), request(std::move(r)), sampler(request.sampling, vocab), answer(request.options),
-                                               text(request.prompt) {}
+  Text(int64_t id, Request r, int64_t vocab, int most_drafts)
+      : id(id), request(std::move(r)), sampler(request.sampling, vocab), answer(request.options), text(request.prompt), acceptance(most_drafts) {}
   int64_t pending() const { return int64_t(text.size()) - seq.length(); }
   // Tokens that may still come, as far as is known.
   int64_t expected(int64_t context) const {
@@ -46,6 +46,9 @@ struct Scheduler::Text {
   int64_t cached = 0;
   int preempted = 0;
   int n = 0;                 // tokens in the step at hand
+  std::unique_ptr<Drafter> drafter;
+  Acceptance acceptance;
+  std::vector<Token> drafts, proposal;   // guessed in this step; they behind the last token
 };
 
 Scheduler::Scheduler(Engine& engine, const SchedulerOptions& options, Done done)
@@ -69,7 +72,8 @@ int64_t Scheduler::add(Request request) {
     if (t < 0 || t >= engine_.model().vocab()) wrong = join("the prompt has the token ", t, "; the vocabulary ends at ", engine_.model().vocab() - 1);
   if (wrong.empty()) {
     try {
-      waiting_.push_back(std::make_unique<Text>(id, std::move(request), engine_.model().vocab()));
+      waiting_.push_back(std::make_unique<Text>(id, std::move(request), engine_.model().vocab(), options_.most_drafts));
+      if (options_.drafter) waiting_.back()->drafter = options_.drafter(waiting_.back()->request);
       return id;
     } catch (const Error& error) {
       wrong = error.what();
@@ -174,6 +178,21 @@ bool Scheduler::take(Text& text, int64_t budget) {
   return true;
 }
 
+// Guesses behind the text's last token, where there is room for them and they pay.
+void Scheduler::guess(Text& text, int texts, int64_t budget) {
+  text.drafts.clear();
+  if (!text.drafter) return;
+  int64_t most = std::min<int64_t>({engine_.context() - int64_t(text.text.size()) - 1, budget - 1, engine_.chunk() - 1,
+                                    engine_.cache().options().uncertain, text.acceptance.length(options_.always_draft ? 0 : cost_.threshold(texts))});
+  if (text.request.options.limit >= 0) most = std::min(most, text.request.options.limit - int64_t(text.answer.out.tokens.size()) - 1);
+  if (most <= 0) return;
+  const auto start = Clock::now();
+  text.drafts = text.drafter->propose(text.text, int(most));
+  cost_.observe_draft(int(text.drafts.size()), std::chrono::duration<double>(Clock::now() - start).count());
+  // Guesses take no room from others.
+  if (!engine_.cache().reserve(text.seq, 1 + int(text.drafts.size()), 1)) text.drafts.clear();
+}
+
 bool Scheduler::step() {
   left_.clear();
   if (waiting_.empty() && running_.empty()) return false;
@@ -183,9 +202,14 @@ bool Scheduler::step() {
     for (const auto& r : running_)
       if ((r->pending() == 1) == drawing) texts.push_back(r.get());
     for (Text* text : texts) {
+      text->drafts.clear();
       const bool here = text->open && !text->gone;   // nobody has taken its room meanwhile
-      if (here && take(*text, drawing ? 1 : budget)) budget -= text->n;
+      if (!here || !take(*text, drawing ? 1 : budget)) continue;
+      budget -= text->n;
     }
+    if (!drawing || !options_.drafter) continue;
+    for (Text* text : texts)
+      if (text->n == 1 && budget > 1) guess(*text, int(texts.size()), budget), budget -= int64_t(text->drafts.size());
   }
   while (budget > 0) {
     Text* text = admit();
@@ -197,8 +221,13 @@ bool Scheduler::step() {
   std::vector<Text*> whose;
   for (const auto& r : running_) {
     if (r->n == 0) continue;
-    const auto tokens = std::span<const Token>(r->text).subspan(size_t(r->seq.length()), size_t(r->n));
-    works.push_back({&r->seq, tokens, r->pending() == r->n ? 1 : 0});
+    auto tokens = std::span<const Token>(r->text).subspan(size_t(r->seq.length()), size_t(r->n));
+    if (!r->drafts.empty()) {
+      r->proposal.assign(1, r->text.back());
+      r->proposal.insert(r->proposal.end(), r->drafts.begin(), r->drafts.end());
+      tokens = r->proposal;
+    }
+    works.push_back({&r->seq, tokens, r->pending() == r->n ? 1 + int(r->drafts.size()) : 0});
     whose.push_back(r.get());
   }
   if (works.empty()) return !waiting_.empty() || !running_.empty();
@@ -206,11 +235,12 @@ bool Scheduler::step() {
   const Tensor logits = engine_.step(works);
   ++stats_.steps;
   promised_ = std::max(promise_at_least, promised_ - promise_step);
-  int64_t row = 0, read = 0;
+  int64_t row = 0, read = 0, drawn = 0;
   for (size_t i = 0; i < works.size(); ++i) {
     Text& text = *whose[i];
-    engine_.cache().commit(text.seq, works[i].tokens);
     if (text.n > 1) read += text.n;
+    else drawn += int64_t(works[i].tokens.size());
+    if (text.drafts.empty()) engine_.cache().commit(text.seq, works[i].tokens);   // else in after(), when it is known what happened
     text.n = 0;
     if (text.answer.out.tokens.empty()) {
       stats_.prompt_tokens += int64_t(works[i].tokens.size());
@@ -218,25 +248,41 @@ bool Scheduler::step() {
     } else {
       ++text.answer.out.steps;
     }
-    if (works[i].wanted) after(text, {logits.row<float>(row++), size_t(logits.cols())});
+    if (works[i].wanted) after(text, logits, row);
+    row += works[i].wanted;
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   if (read > 0 && seconds > 0) read_rate_ = double(read) / seconds;
+  else if (options_.drafter) cost_.observe(int(drawn), seconds);
   return true;
 }
 
-// Draws the token that follows.
-void Scheduler::after(Text& text, std::span<const float> logits) {
+// Draws the tokens that follow: behind the last token, and behind each draft that was right. Row `row` of the logits is the first's.
+void Scheduler::after(Text& text, const Tensor& logits, int64_t row) {
   if (text.answer.full()) return finish(text, Finish::limit);   // nothing was to be drawn
+  const std::vector<Token> drafts = std::move(text.drafts);
+  std::optional<Finish> why;
+  size_t right = 0;
   try {
-    const Token token = text.sampler.pick(logits, text.text);
-    text.text.push_back(token);
-    ++stats_.drawn_tokens;
-    if (const auto why = text.answer.take(token, logits)) return finish(text, *why);
+    for (;; ++right) {
+      const std::span<const float> scores(logits.row<float>(row + int64_t(right)), size_t(logits.cols()));
+      const Token token = text.sampler.pick(scores, text.text);
+      text.text.push_back(token);
+      ++stats_.drawn_tokens;
+      why = text.answer.take(token, scores);
+      if (why || right == drafts.size() || drafts[right] != token) break;
+    }
   } catch (const Error& error) {
     return fail(text, error.what());
   }
-  if (text.answer.full()) finish(text, Finish::limit);
+  if (!drafts.empty()) {
+    engine_.cache().commit(text.seq, std::span<const Token>(text.proposal).first(1 + right));
+    text.acceptance.observe(int(drafts.size()), int(right));
+    for (DraftStats* stats : {&stats_.drafts, &text.answer.out.drafts})
+      ++stats->rounds, stats->drafted += int64_t(drafts.size()), stats->accepted += int64_t(right);
+  }
+  if (why) finish(text, *why);
+  else if (text.answer.full()) finish(text, Finish::limit);
   else if (int64_t(text.text.size()) >= engine_.context()) finish(text, Finish::context);
 }
 

@@ -46,11 +46,15 @@ struct SchedulerOptions {
   int step_tokens = 512;      // of all texts in one step
   int running = 8;            // texts at once; no more than the engine's sequences
   Order order = Order::fcfs;
+  std::function<std::unique_ptr<Drafter>(const Request&)> drafter = nullptr;   // who guesses tokens of a text; absent: nobody
+  int most_drafts = 16;       // of a text at once
+  bool always_draft = false;  // whether it pays or not
 };
 
 struct SchedulerStats {
   int64_t steps = 0, prompt_tokens = 0, cached_tokens = 0, drawn_tokens = 0, preemptions = 0, done = 0, failed = 0;
   int most_running = 0;
+  DraftStats drafts;
 };
 
 class Scheduler {
@@ -82,9 +86,10 @@ class Scheduler {
   bool another_reads(const Text& text, int64_t adopted) const;
   Text* admit();
   bool take(Text& text, int64_t budget);
+  void guess(Text& text, int texts, int64_t budget);
   bool room(Text& text, int tokens);
   void preempt(Text& text);
-  void after(Text& text, std::span<const float> logits);
+  void after(Text& text, const Tensor& logits, int64_t row);
   void finish(Text& text, Finish why);
   void fail(Text& text, const std::string& why);
   void leave(Text& text);
@@ -95,6 +100,7 @@ class Scheduler {
   Texts waiting_, running_;        // running in order of arrival
   std::vector<std::unique_ptr<Text>> left_;   // those that ended within this step: works may still point at them
   double promised_ = 0.7;          // of what running texts may still want, how much is kept free for them
+  StepCost cost_;
   double read_rate_ = 1000;        // tokens of prompts a second, as measured
   int64_t next_ = 0;
   SchedulerStats stats_;

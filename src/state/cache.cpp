@@ -149,6 +149,16 @@ int64_t Cache::match(std::span<const Token> text, std::string_view scope) const 
   return tree_ ? int64_t(find(text, scope).second) * page_tokens : 0;
 }
 
+std::vector<Token> Cache::continuation(std::span<const Token> text, int most, std::string_view scope) const {
+  if (!tree_) return {};
+  const RadixTree::Node* node = tree_->root(scope);
+  for (; text.size() >= page_tokens; text = text.subspan(page_tokens)) {
+    node = tree_->child(node, text.first(page_tokens));
+    if (!node) return {};
+  }
+  return tree_->continuation(node, text, most);
+}
+
 Seq Cache::open(std::span<const Token> text, std::string_view scope) {
   Seq seq;
   seq.pages_.resize(kinds_.size());

@@ -69,6 +69,8 @@ class Cache {
   Seq open(std::span<const Token> text, std::string_view scope = "");
   // How much of it open() would adopt now.
   int64_t match(std::span<const Token> text, std::string_view scope = "") const;
+  // At most `most` tokens with which another text went on that began with all of this one; none if nothing is remembered of such.
+  std::vector<Token> continuation(std::span<const Token> text, int most, std::string_view scope = "") const;
   // Room for the next `tokens` tokens, of which the first `certain` will be committed whatever happens. False, and nothing is changed
   // for the sequence, if it would be too long or no page can be had; what is only remembered goes first. Throws Error if more than
   // options().uncertain are uncertain and a layer folds.

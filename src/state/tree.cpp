@@ -38,6 +38,22 @@ RadixTree::Node* RadixTree::child(const Node* node, std::span<const Token> token
   return it == node->children.end() ? nullptr : *it;
 }
 
+std::vector<Token> RadixTree::continuation(const Node* node, std::span<const Token> behind, int most) const {
+  std::vector<Token> out;
+  std::array<Token, page_tokens> key{};   // ids are not negative: nothing that begins with `behind` stands before it
+  std::copy(behind.begin(), behind.end(), key.begin());
+  while (int(out.size()) < most) {
+    const auto it = node->children.lower_bound(std::span<const Token>(key));
+    if (it == node->children.end() || !std::equal(behind.begin(), behind.end(), (*it)->tokens.begin())) break;
+    node = *it;
+    const auto from = node->tokens.begin() + ptrdiff_t(behind.size());
+    out.insert(out.end(), from, from + std::min<ptrdiff_t>(node->tokens.end() - from, most - ptrdiff_t(out.size())));
+    behind = {};
+    key.fill(0);
+  }
+  return out;
+}
+
 RadixTree::Node* RadixTree::add(Node* parent, std::span<const Token> tokens) {
   assert(tokens.size() == page_tokens);
   Node& node = nodes_.emplace_back();

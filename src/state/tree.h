@@ -82,6 +82,8 @@ class RadixTree {
   // Where texts of a scope (an adapter, a tenant) begin. Scopes share nothing.
   Node* root(std::string_view scope);
   Node* child(const Node* node, std::span<const Token> tokens) const;   // null: not remembered
+  // At most `most` tokens that went on from the node and some tokens behind it, fewer than a page: of the children that fit, the first.
+  std::vector<Token> continuation(const Node* node, std::span<const Token> behind, int most) const;
   Node* add(Node* node, std::span<const Token> tokens);                 // a new one, without pages
   void give(Node* node, int kind, int32_t id);                          // its page from now on
   void touch(Node* node);                                               // it and all before it were used

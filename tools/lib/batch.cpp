@@ -90,10 +90,10 @@ class Answers {
 
 class Batch {
  public:
-  Batch(OpenModel& model, const BatchFlags& flags, const BatchDefaults& defaults, Answers& answers, bool quiet)
+  Batch(OpenModel& model, const BatchFlags& flags, const SchedulerOptions& scheduling, const BatchDefaults& defaults, Answers& answers,
+        bool quiet)
       : model_(model), flags_(flags), reader_(model, defaults), answers_(answers), quiet_(quiet),
-        scheduler_(*model.engine, {.step_tokens = model.engine->chunk(), .running = flags.texts, .order = order_of(flags.schedule)},
-                   [this](int64_t id, Reply reply) { answered(id, std::move(reply)); }) {}
+        scheduler_(*model.engine, scheduling, [this](int64_t id, Reply reply) { answered(id, std::move(reply)); }) {}
 
   int run(const std::string& requests, const std::atomic<bool>& interrupt) {
     split(requests);
@@ -226,6 +226,7 @@ class Batch {
                    (long long)closed_, spent, with_commas(s.prompt_tokens).c_str(), with_commas(s.cached_tokens).c_str(), hit_rate() * 100,
                    with_commas(s.drawn_tokens).c_str(), double(s.drawn_tokens) / std::max(spent, 1e-9), (long long)s.steps, s.most_running,
                    (long long)s.preemptions);
+      if (const std::string drafts = draft_line(s.drafts); !drafts.empty()) std::fprintf(stderr, "%s\n", drafts.c_str());
     }
     if (flags_.page_stats) page_stats();
     if (written_ < int64_t(lines_.size())) {
@@ -297,15 +298,18 @@ void prepare_batch(const BatchFlags& flags, ModelFlags& model) {
   model.policy = flags.policy;
 }
 
-int run_batch(OpenModel& model, const BatchFlags& flags, const SamplingFlags& sampling, BatchDefaults defaults, bool quiet,
-              const std::atomic<bool>& interrupt) {
+int run_batch(OpenModel& model, const BatchFlags& flags, const DraftFlags& draft, const Drafting& drafting, const SamplingFlags& sampling,
+              BatchDefaults defaults, bool quiet, const std::atomic<bool>& interrupt) {
   const std::string requests = read_file(flags.in);
   const SamplerOptions& s = defaults.sampling;
   const std::string setting = join(hex64(model.weights.index_hash()), " ", s.temperature, " ", s.top_k, " ", s.top_p, " ", s.min_p, " ", s.typical, " ",
                                    s.repeat_penalty, " ", s.repeat_last_n, " ", s.presence_penalty, " ", s.frequency_penalty, " ",
                                    s.logit_bias.size(), " ", defaults.limit, " ", defaults.ignore_eos, " ", hex64(hash64(requests.data(), requests.size())));
   Answers answers(flags.out, hash64(setting.data(), setting.size()), sampling.seed != "-1", defaults.sampling.seed);
-  return Batch(model, flags, defaults, answers, quiet).run(requests, interrupt);
+  SchedulerOptions scheduling{.step_tokens = model.engine->chunk(), .running = flags.texts, .order = order_of(flags.schedule),
+                              .most_drafts = draft.most, .always_draft = draft.always};
+  if (draft.any()) scheduling.drafter = [&](const Request& r) { return drafting.drafter(r.sampling, r.scope); };
+  return Batch(model, flags, scheduling, defaults, answers, quiet).run(requests, interrupt);
 }
 
 }  // namespace folio

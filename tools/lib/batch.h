@@ -8,6 +8,7 @@
 #include <string>
 
 #include "tools/lib/batch_lines.h"
+#include "tools/lib/drafting.h"
 #include "tools/lib/sampling.h"
 
 namespace folio {
@@ -26,7 +27,7 @@ void add_batch_flags(CLI::App& app, BatchFlags& flags);
 void prepare_batch(const BatchFlags& flags, ModelFlags& model);
 
 // The exit code: 1 if some line failed, which standard error names then. Throws Error if the files do not go together.
-int run_batch(OpenModel& model, const BatchFlags& flags, const SamplingFlags& sampling, BatchDefaults defaults, bool quiet,
-              const std::atomic<bool>& interrupt);
+int run_batch(OpenModel& model, const BatchFlags& flags, const DraftFlags& draft, const Drafting& drafting, const SamplingFlags& sampling,
+              BatchDefaults defaults, bool quiet, const std::atomic<bool>& interrupt);
 
 }  // namespace folio

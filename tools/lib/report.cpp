@@ -18,7 +18,7 @@ double bytes_read(const OpenModel& model, const Generated& run) {
 
 static double rate(double n, double seconds) { return n > 0 && seconds > 0 ? n / seconds : 0; }
 double prompt_rate(const Generated& run) { return rate(double(run.prompt_tokens), run.prompt_seconds); }
-double decode_rate(const Generated& run) { return rate(double(run.steps), run.decode_seconds); }
+double decode_rate(const Generated& run) { return rate(double(run.steps + run.drafts.accepted), run.decode_seconds); }
 
 static double measured_bandwidth(const OpenModel& model) {
   if (const std::optional<Limits> own = model.device->limits()) return own->read_gbps * 1e9;
@@ -43,7 +43,8 @@ std::string statistics_line(const OpenModel& model, const Generated& run, uint64
     char text[96];
     const double share = most > 0 ? 100 * used / most : 0;
     std::snprintf(text, sizeof text, " · %.1f GB/s, %.*f%% of %.1f", used / 1e9, share < 9.5 ? 1 : 0, share, most / 1e9);
-    out += join(" · decode ", with_commas(run.steps), run.steps == 1 ? " token, " : " tokens, ", per_second(decode_rate(run)), text);
+    const int64_t tokens = run.steps + run.drafts.accepted;
+    out += join(" · decode ", with_commas(tokens), tokens == 1 ? " token, " : " tokens, ", per_second(decode_rate(run)), text);
   }
   return out + " · peak " + human_bytes(double(peak)) + " · seed " + std::to_string(seed) + " · logits " + hex64(run.logits_hash);
 }
@@ -81,6 +82,8 @@ Json report(const OpenModel& model, const Generated& run, std::span<const Token>
     }
   }
   json["finish_reason"] = name(run.finish);
+  if (run.drafts.drafted > 0)
+    json["drafts"] = {{"rounds", run.drafts.rounds}, {"drafted", run.drafts.drafted}, {"accepted", run.drafts.accepted}};
   json["seed"] = seed;
   json["logits_hash"] = hex64(run.logits_hash);
   json["timings"] = timings(model, run);

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+// Speculation: guesses at the tokens that follow, read in the same step as the last token that is certain. For each place the target draws
+// with the noise of that place, as it would have without a guess, and a guess stands as long as it is what was drawn. So the text is the
+// same string with any guesses or none (the coupled rule of arXiv 2302.01318's family, called token matching with common noise); guesses
+// only save steps. What was guessed wrong is not committed, and nothing has to be taken back (house.md 4.6).
+//
+// How many are worth guessing is measured: a step's seconds are taken as base + slope · tokens, and the j-th guess stands with
+// probability a^j. One more token costs slope (and its guess) and brings a^j tokens, so it pays while a^j > (slope + guess) · B / t(B), of
+// a step with B texts that takes t(B). When nothing pays nothing is guessed, but for a try now and then.
+#pragma once
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "run/engine.h"
+#include "run/sampler.h"
+
+namespace folio {
+
+class Drafter {
+ public:
+  virtual ~Drafter() = default;
+  // At most `most` tokens that may follow `text`, all tokens so far; none if there is no idea. Texts grow from call to call, or are others.
+  virtual std::vector<Token> propose(std::span<const Token> text, int most) = 0;
+};
+
+// What followed the longest end of the text where it stood before, if that is at least `least` tokens long. A suffix automaton
+// (Blumer et al. 1985): one step a token, however long the text.
+class NgramDrafter final : public Drafter {
+ public:
+  explicit NgramDrafter(int least = 3) : least_(least) { clear(); }
+  std::vector<Token> propose(std::span<const Token> text, int most) override;
+
+ private:
+  struct State {
+    int32_t length = 0, link = -1;
+    int32_t end = 0;                              // where it stood last, as far as was asked: tokens up to there
+    std::vector<std::pair<Token, int32_t>> next;  // by token; few
+  };
+  void clear();
+  void extend(Token token);
+  int32_t next_of(int32_t state, Token token) const;
+  void set_next(int32_t state, Token token, int32_t to);
+
+  const int least_;
+  std::vector<State> states_;
+  std::vector<Token> text_;
+  int32_t last_ = 0;
+};
+
+// What other texts that began alike went on with: the cache's tree.
+class CacheDrafter final : public Drafter {
+ public:
+  CacheDrafter(const Cache& cache, std::string scope) : cache_(cache), scope_(std::move(scope)) {}
+  std::vector<Token> propose(std::span<const Token> text, int most) override { return cache_.continuation(text, most, scope_); }
+
+ private:
+  const Cache& cache_;
+  const std::string scope_;
+};
+
+// A smaller model of the same vocabulary, which draws with the target's options and noise: the likelier they agree.
+class ModelDrafter final : public Drafter {
+ public:
+  // The engine must have room for one more sequence. Options as the target's.
+  ModelDrafter(Engine& engine, const SamplerOptions& options);
+  ~ModelDrafter() override;
+  std::vector<Token> propose(std::span<const Token> text, int most) override;
+
+ private:
+  Engine& engine_;
+  Sampler sampler_;
+  Seq seq_;
+};
+
+// The first of some that has an idea.
+class Drafters final : public Drafter {
+ public:
+  explicit Drafters(std::vector<std::unique_ptr<Drafter>> all) : all_(std::move(all)) {}
+  std::vector<Token> propose(std::span<const Token> text, int most) override;
+
+ private:
+  std::vector<std::unique_ptr<Drafter>> all_;
+};
+
+// What steps have cost of late.
+class StepCost {
+ public:
+  void observe(int tokens, double seconds);       // a step that read no prompt
+  void observe_draft(int tokens, double seconds);
+  // The probability from which on one more token pays in a step of so many texts; 0 as long as that is not known.
+  double threshold(int texts) const;
+
+ private:
+  double weight_ = 0, n_ = 0, t_ = 0, nn_ = 0, nt_ = 0;   // sums that fade
+  double slope_ = 0, draft_ = 0;
+};
+
+// Of one text: how often guesses stand.
+class Acceptance {
+ public:
+  explicit Acceptance(int most) : most_(most) {}
+  int length(double threshold);                   // tokens to guess now
+  void observe(int drafted, int accepted);
+
+ private:
+  const int most_;
+  double rate_ = 0.7;
+  int rounds_ = 0;
+};
+
+struct DraftStats {
+  int64_t rounds = 0, drafted = 0, accepted = 0;  // rounds: steps with a guess
+};
+
+}  // namespace folio
