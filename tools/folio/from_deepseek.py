@@ -64,7 +64,7 @@ def _mixer(config, rope):
     return profile, wanted
 
 
-def further_layers(config, tensors):
+def left_out(config, tensors):
     """A pattern of the tensors of multi-token prediction, which stand behind the last layer; "" if there are none."""
     layers = config.need("num_hidden_layers")
     more = "|".join(str(layers + i) for i in range(config.get("num_nextn_predict_layers", 0)))
@@ -73,7 +73,7 @@ def further_layers(config, tensors):
 
 
 def model(config, rope, tensors):
-    """Stands where a Decoder stands. rope: mixer.N.* keys of the rotated part."""
+    """Stands where a Decoder stands. rope: the size of the rotated part -> its mixer.N.* keys."""
     layers = config.need("num_hidden_layers")
     if layers >= 2**16:
         raise ConvertError(f"'{config.path}' has {layers} layers")
@@ -81,8 +81,7 @@ def model(config, rope, tensors):
     if act not in ACTIVATIONS:
         raise ConvertError(f"'{config.path}' has the activation '{act}'; known are {', '.join(sorted(ACTIVATIONS))}")
     config.refuse("mlp_bias", False)
-    if not config.get("rope_interleave", True):
-        rope = rope | {"rope": "half"}
+    rope = rope(config.need("qk_rope_head_dim")) | {"rope": "adjacent" if config.get("rope_interleave", True) else "half"}
     profile, wanted = _mixer(config, rope)
     chosen, sparse = experts.deepseek(config, tensors, ACTIVATIONS[act], layers)
     ffn = 0 if sparse and all(sparse) else config.need("intermediate_size")

@@ -36,6 +36,7 @@ class Recurrent:
     name: str = ""
     experts: object = None                       # experts.Experts of the layers that have such
     sparse: list = field(default_factory=list)   # per layer, whether it has
+    less_one: bool = False                       # the source's norms of layers hold their weights less 1
 
     def check(self):
         if self.experts:
@@ -73,7 +74,7 @@ class Recurrent:
     def wanted(self):
         C, F = self.dim, self.ffn
         name = lambda part, i=0: self.names[part].format(i=i)
-        norm = lambda ours, theirs: Wanted(ours, (C,), [Part(theirs, (C,))], False)
+        norm = lambda ours, theirs: one_more(ours, theirs, C) if self.less_one else vector(ours, theirs, C)
         out = [Wanted("embed.weight", (self.vocab, C), [Part(name("embed"), (self.vocab, C))])]
         for i, layer in enumerate(self.mix):
             out.append(norm(f"layer.{i}.norm_mix.weight", name("norm_mix", i)))
@@ -103,6 +104,11 @@ def matrix(ours, parts, columns):
 
 def vector(ours, name, n):
     return Wanted(ours, (n,), [Part(name, (n,))], False)
+
+
+def one_more(ours, name, n):
+    """Of a norm that multiplies by 1 + w."""
+    return made(ours, (n,), [Part(name, (n,))], lambda w: 1 + w)
 
 
 def made(ours, shape, parts, make):
