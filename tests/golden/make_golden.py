@@ -91,9 +91,15 @@ CASES = {
                                              mlp_only_layers=[0], num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16,
                                              shared_expert_intermediate_size=24)
                    | rope("default", 1000000.0, partial_rotary_factor=0.5), 140, "float32"),
+    # Kimi delta attention with a dense ffn, latent attention without rope, again the former; two shared experts.
+    "kimi_linear": ("KimiLinear", LLAMA | dict(num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
+                                               linear_num_heads=3, linear_head_dim=12, num_key_value_heads=4, kv_lora_rank=32,
+                                               qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12, num_local_experts=8,
+                                               num_experts_per_tok=3, n_group=4, topk_group=2, n_shared_experts=2, moe_intermediate_size=16,
+                                               routed_scaling_factor=1.5, norm_topk_prob=True, pad_token_id=0), 140, "float32"),
 }
 DECODE = dict.fromkeys(["mamba2", "mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v2_moe",
-                        "deepseek_v3_moe", "qwen3_next"], 40)  # steps; the others take STEPS
+                        "deepseek_v3_moe", "qwen3_next", "kimi_linear"], 40)  # steps; the others take STEPS
 
 
 def decays(name, x):

@@ -67,7 +67,8 @@ def test_biases_go_the_same_way(convert, tmp_path):
 def test_one_is_folded_into_norms_but_not_into_the_memorys(folio, theirs):
     layer = "model.layers.1."
     for ours, name in (("layer.1.norm_mix", layer + "input_layernorm"), ("layer.1.norm_ffn", layer + "post_attention_layernorm"),
-                       ("norm_out", "model.norm"), ("layer.2.mix.q_norm", ATTENTION + "q_norm"), ("layer.2.mix.k_norm", ATTENTION + "k_norm")):
+                       ("layer.2.mix.q_norm", ATTENTION + "q_norm"), ("layer.2.mix.k_norm", ATTENTION + "k_norm"),
+                       ("norm_out", "model.norm")):
         assert (floats(folio, ours + ".weight") == 1 + theirs[name + ".weight"]).all()
     assert (floats(folio, "layer.1.mix.norm.weight") == theirs[DELTA + "norm.weight"]).all()
     assert np.allclose(floats(folio, "layer.1.mix.decay.rate"), -np.exp(theirs[DELTA + "A_log"]))

@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from . import ConvertError, experts, float8, from_deepseek, from_fla, from_qwen3_next, safetensors_file, vocabulary_hf
+from . import ConvertError, experts, float8, from_deepseek, from_fla, from_kimi, from_qwen3_next, safetensors_file, vocabulary_hf
 from .assemble import Model
 from .decoder import ACTIVATIONS, Decoder
 
@@ -41,12 +41,13 @@ ARCHITECTURES = {
     "Phi3ForCausalLM": ("phi3", BASE | FUSED, LLAMA_DEFAULTS | {"rms_norm_eps": 1e-5}),
     "DeepseekV2ForCausalLM": ("deepseek_v2", {}, from_deepseek.FAMILIES["deepseek_v2"]),
     "DeepseekV3ForCausalLM": ("deepseek_v3", {}, from_deepseek.FAMILIES["deepseek_v3"]),
+    "KimiLinearForCausalLM": ("kimi_linear", {}, from_kimi.FAMILIES["kimi_linear"]),
     "Qwen3NextForCausalLM": ("qwen3_next", {}, from_qwen3_next.FAMILIES["qwen3_next"]),
     "GPT2LMHeadModel": ("gpt2", GPT2, {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}),
 }
 # Families whose layers differ: each module has model(config, rope, tensors), rope being a function of a head's size that gives mixer.N.*
 # keys, and left_out(config, tensors), a pattern of the tensors of multi-token prediction or "".
-OF_LAYERS = {family: module for module in (from_deepseek, from_qwen3_next) for family in module.FAMILIES}
+OF_LAYERS = {family: module for module in (from_deepseek, from_kimi, from_qwen3_next) for family in module.FAMILIES}
 
 
 class Config:

@@ -90,7 +90,8 @@ def model(config, rope, tensors):
     mix = [_delta(config, at(i) + "linear_attn.") if kind == KINDS[0] else _attention(config, rope, at(i) + "self_attn.")
            for i, kind in enumerate(_kinds(config, layers))]
     chosen, sparse = experts.qwen(config, tensors, ACTIVATIONS[act], layers, True)
-    return Recurrent(dim=config.need("hidden_size"), layers=layers, vocab=config.need("vocab_size"), context=config.need("max_position_embeddings"),
-                     eps=config.get("rms_norm_eps"), own_head=not config.get("tie_word_embeddings", False), names=NAMES, mix=mix,
+    return Recurrent(dim=config.need("hidden_size"), layers=layers, vocab=config.need("vocab_size"),
+                     context=config.need("max_position_embeddings"), eps=config.get("rms_norm_eps"),
+                     own_head=not config.get("tie_word_embeddings", False), names=NAMES, mix=mix,
                      ffn=0 if all(sparse) else config.need("intermediate_size"), act=ACTIVATIONS[act], experts=chosen, sparse=sparse,
                      less_one=True)
