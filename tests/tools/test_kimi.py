@@ -84,6 +84,9 @@ def test_multi_token_prediction_is_left_out_and_said_so(convert, tmp_path):
     ({"mla_use_nope": False}, "mla_use_nope = False is not supported"),
     ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_scaling = {"),
     ({"moe_router_activation_func": "softmax"}, "moe_router_activation_func = 'softmax' is not supported"),
+    ({"mla_use_output_gate": True}, "mla_use_output_gate = True is not supported"),
+    ({"attn_res_block_size": 12}, "attn_res_block_size = 12 is not supported"),
+    ({"routed_expert_hidden_size": 16}, "routed_expert_hidden_size = 16 is not supported"),
     ({"topk_method": "greedy"}, "topk_method = 'greedy' is not supported"),
     ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
 ])

@@ -139,6 +139,15 @@ def softplus(x):
     return np.logaddexp(x.astype(np.float64), 0)
 
 
+def of_each_layer(config, key, layers, known, absent):
+    """Per layer its entry of the list `key`; absent: the list without one."""
+    kinds = config.get(key) or absent
+    if len(kinds) != layers or set(kinds) - set(known):
+        raise ConvertError(f"'{config.path}': {key} has {len(kinds)} entries of {', '.join(sorted(map(str, set(kinds))))}; expected "
+                           f"{layers} of {' and '.join(known)}")
+    return kinds
+
+
 class Family:
     """What the functions below share: sizes of config.json, checked."""
 

@@ -5,7 +5,7 @@
 config.json has names of its own for what DeepSeek's has, and counts layers from 1.
 """
 from . import ConvertError, experts, from_deepseek
-from .from_fla import Layer, Recurrent, kda
+from .from_fla import Layer, Recurrent, kda, of_each_layer
 
 # Theirs -> DeepSeek's.
 KEYS = {"model_max_length": "max_position_embeddings", "moe_renormalize": "norm_topk_prob", "num_expert_group": "n_group",
@@ -14,6 +14,10 @@ KEYS = {"model_max_length": "max_position_embeddings", "moe_renormalize": "norm_
 # In linear_attn_config -> beside it, as transformers writes them.
 LINEAR = {"head_dim": "linear_head_dim", "num_heads": "linear_num_heads", "short_conv_kernel_size": "linear_conv_kernel_dim"}
 LAYERS = {"kda_layers": "linear_attention", "full_attn_layers": "full_attention"}
+# A key, and the one value of it that changes nothing. The last three are of Kimi K3, whose text model calls itself kimi_linear, too.
+REFUSED = (("hidden_act", "silu"), ("mla_use_nope", True), ("rope_scaling", None), ("moe_router_activation_func", "sigmoid"),
+           ("scoring_func", "sigmoid"), ("topk_method", "noaux_tc"), ("mla_use_output_gate", False), ("attn_res_block_size", None),
+           ("routed_expert_hidden_size", None))
 FAMILIES = {"kimi_linear": {
     "rms_norm_eps": 1e-5, "hidden_act": "silu", "vocab_size": 163840, "max_position_embeddings": 1048576, "kv_lora_rank": 512,
     "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "linear_head_dim": 128, "linear_num_heads": 32,
@@ -22,15 +26,6 @@ FAMILIES = {"kimi_linear": {
     "first_k_dense_replace": 1, "scoring_func": "sigmoid", "topk_method": "noaux_tc"}}
 
 left_out = from_deepseek.left_out
-
-
-def _list(config, key, layers, known, absent):
-    """Per layer its entry of the list `key`; absent: the list without one."""
-    kinds = config.get(key) or absent
-    if len(kinds) != layers or set(kinds) - set(known):
-        raise ConvertError(f"'{config.path}': {key} has {len(kinds)} entries of {', '.join(sorted(map(str, set(kinds))))}; expected "
-                           f"{layers} of {' and '.join(known)}")
-    return kinds
 
 
 def _kinds(config, layers):
@@ -42,7 +37,7 @@ def _kinds(config, layers):
         if sorted(i for key in LAYERS for i in given[key]) != list(range(1, layers + 1)):
             raise ConvertError(f"'{config.path}': {' and '.join(LAYERS)} do not name each of the layers 1 to {layers} once")
         absent = [named[i + 1] for i in range(layers)]
-    return _list(config, "layer_types", layers, LAYERS.values(), absent)
+    return of_each_layer(config, "layer_types", layers, LAYERS.values(), absent)
 
 
 def _translate(config):
@@ -53,8 +48,7 @@ def _translate(config):
                            f"{', '.join(sorted(LINEAR | LAYERS))}")
     given = config.values | {ours: linear[key] for key, ours in LINEAR.items() if key in linear}
     config.values = given | {ours: given[key] for key, ours in KEYS.items() if key in given}
-    for key, ok in (("hidden_act", "silu"), ("mla_use_nope", True), ("rope_scaling", None), ("moe_router_activation_func", "sigmoid"),
-                    ("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")):
+    for key, ok in REFUSED:
         config.refuse(key, ok)
 
 
@@ -71,7 +65,7 @@ def model(config, rope, tensors):
     at = "model.layers.{}.self_attn.".format
     mix = [delta(at(i)) if kind == "linear_attention" else Layer(profile, wanted(at(i))) for i, kind in enumerate(_kinds(config, layers))]
     listed = config.get("mlp_layer_types")
-    sparse = listed and [kind == "sparse" for kind in _list(config, "mlp_layer_types", layers, ("dense", "sparse"), listed)]
+    sparse = listed and [kind == "sparse" for kind in of_each_layer(config, "mlp_layer_types", layers, ("dense", "sparse"), listed)]
     chosen, sparse = experts.deepseek(config, tensors, "silu", layers, sparse)
     # transformers 5 saves the dense layers, too, below the experts' prefix.
     misplaced = any(name.endswith(".block_sparse_moe.gate_proj.weight") for name in tensors)

@@ -8,7 +8,7 @@ weights less 1, but for the one behind the DeltaNet's memory.
 from . import ConvertError, experts
 from .decoder import ACTIVATIONS, Part, Wanted, check_rope
 from .from_deepseek import NAMES
-from .from_fla import Layer, Recurrent, made, matrix, negative_exp, one_more, vector
+from .from_fla import Layer, Recurrent, made, matrix, negative_exp, of_each_layer, one_more, vector
 
 FAMILIES = {"qwen3_next": {
     "rms_norm_eps": 1e-6, "hidden_act": "silu", "vocab_size": 151936, "max_position_embeddings": 32768, "num_key_value_heads": 2,
@@ -66,11 +66,7 @@ def _attention(config, rope, at):
 def _kinds(config, layers):
     """Per layer its entry of layer_types; without such a list each full_attention_interval-th has attention."""
     each = config.need("full_attention_interval")
-    kinds = config.get("layer_types") or [KINDS[(i + 1) % each == 0] for i in range(layers)]
-    if len(kinds) != layers or set(kinds) - set(KINDS):
-        raise ConvertError(f"'{config.path}': layer_types has {len(kinds)} entries of {', '.join(sorted(map(str, set(kinds))))}; expected "
-                           f"{layers} of {' and '.join(KINDS)}")
-    return kinds
+    return of_each_layer(config, "layer_types", layers, KINDS, [KINDS[(i + 1) % each == 0] for i in range(layers)])
 
 
 def left_out(config, tensors):
