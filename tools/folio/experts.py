@@ -5,6 +5,7 @@ Checkpoints have either a tensor for each expert and matrix or, as newer ones of
 [E, 2F, C], an expert's gate before its up, and down_proj [E, C, F]. Either way a stack of the .folio is a list of pieces that are
 converted one after the other, so no more than some rows of one expert are ever in memory.
 """
+import math
 from dataclasses import dataclass
 
 from . import ConvertError
@@ -40,6 +41,8 @@ class Experts:
             n = getattr(self, key)
             if not isinstance(n, int) or not 0 < n < 2**31:
                 raise ConvertError(f"experts: {key} is {n!r}, expected a positive integer")
+        if not isinstance(self.scale, (int, float)) or not 0 < self.scale < math.inf:
+            raise ConvertError(f"experts: the scale of their weights is {self.scale!r}, expected a positive number")
         if self.count % self.groups or self.kept > self.groups:
             raise ConvertError(f"{self.count} experts cannot stand in {self.groups} groups of which {self.kept} are kept")
         if self.chosen > self.count // self.groups * self.kept:

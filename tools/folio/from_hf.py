@@ -111,10 +111,12 @@ def load(folder):
 def of_tensors(source, path, tensors):
     """A Model of these tensors, described by the config.json at path."""
     values = read_json(path)
-    if values.get("model_type") in from_fla.FAMILIES:
+    kind, names = values.get("model_type", ""), values.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(text, str) for text in [*names, "" if kind is None else kind]):
+        raise ConvertError(f"'{path}' has model_type {kind!r} and architectures {names!r}; expected a text and a list of texts")
+    if kind in from_fla.FAMILIES:
         return _recurrent(source, path, values, tensors)
-    names = values.get("architectures") or []
-    name = names[0] if names else next((n for n, a in ARCHITECTURES.items() if a[0] == values.get("model_type")), "none")
+    name = names[0] if names else next((n for n, a in ARCHITECTURES.items() if a[0] == kind), "none")
     if name not in ARCHITECTURES:
         raise ConvertError(f"'{path}' has the architecture '{name}'; known are {', '.join(sorted(ARCHITECTURES))} "
                            f"and the model types {', '.join(sorted(from_fla.FAMILIES))}")
