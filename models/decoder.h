@@ -9,6 +9,7 @@
 //   embed.positions? ["none"] | "learned" · embed.scale? [1] · logit.scale? [1] · logit.softcap? [0 = off]
 //   mixer.N.kind "attention" (others: mixers/mla.h, mixers/recurrent.h) · .heads · .groups · .head_size · .window? [0 = all] (keys a query sees, its own included) · .sinks? [0] · .scale? [1/√head_size]
 //          .softcap? [0] · .qk_norm? [0] (RMS norm of each head of q and k, before rope) · .alibi? [0]
+//          .gate? [0] (the heads' output ⊙ sigmoid of a product of x)
 //          .rope? ["none"] | "adjacent" (pairs 2i, 2i+1) | "half" (pairs i, i + n/2) · .rope_dims? [head_size] · .theta? [10000]
 //          .rope_scaling? ["none"] | "linear" | "llama3" | "yarn" · .rope_factor · .rope_original_context
 //          llama3: .rope_low_freq_factor · .rope_high_freq_factor      yarn: .rope_beta_fast? [32] · .rope_beta_slow? [1] ·
@@ -21,7 +22,8 @@
 // Tensors, weight matrices as [out, in]:
 //   embed.weight [V,C] · embed.positions [context,C] if learned · head.weight [V,C]? (absent: embed.weight) · norm_out.weight [C] (+ .bias)
 //   layer.I.norm_mix.weight, layer.I.norm_ffn.weight [C] (+ .bias with "layer")
-//   layer.I.mix.qkv.weight [(H+2G)·D, C]: rows of q, then k, then v (+ .bias) · layer.I.mix.out.weight [C, H·D] (+ .bias)
+//   layer.I.mix.qkv.weight [(H+2G)·D, C]: rows of q, then k, then v, then H·D of the gate if there is one (+ .bias)
+//   layer.I.mix.out.weight [C, H·D] (+ .bias)
 //   layer.I.mix.q_norm.weight, .k_norm.weight [D] with qk_norm · layer.I.mix.alibi f32 [H] with alibi
 //   layer.I.ffn.up.weight [F,C], .down.weight [C,F] (+ .bias each) · layer.I.ffn.gate.weight [F,C] (+ .bias) if gated
 // Norm weights, biases and positions are f32; tensors named "gguf.*" only wait for the way back.

@@ -19,7 +19,8 @@ Attention::Attention(const MixerSource& s) {
   check(softcap_ >= 0, w.path(), ": softcap ", softcap_);
   norm_eps_ = float(w.real("norm.eps"));
 
-  const int64_t rows = (heads_ + 2 * groups_) * size_;
+  gated_ = w.integer(s.profile + "gate", 0) != 0;
+  const int64_t rows = ((gated_ ? 2 : 1) * heads_ + 2 * groups_) * size_;
   qkv_ = w.get(s.layer + "qkv.weight", {rows, s.dim});
   out_ = w.get(s.layer + "out.weight", {s.dim, heads_ * size_});
   qkv_bias_ = w.find(s.layer + "qkv.bias");
@@ -39,7 +40,7 @@ LayerSpec Attention::state(DType rows) const {
 }
 
 Tensor Attention::extend(Tensor x, Tensor residual, const LayerMemory& memory, const Step& s) const {
-  const Tensor qkv = s.graph->record(Matmul{.x = x, .w = qkv_, .bias = qkv_bias_}).y;   // [T, (H+2G)·D]
+  const Tensor qkv = s.graph->record(Matmul{.x = x, .w = qkv_, .bias = qkv_bias_}).y;   // [T, q | k | v | gate]
   const int64_t q_width = heads_ * size_, k_width = groups_ * size_;
   Tensor q, k, v = qkv.columns(q_width + k_width, k_width).split_last(groups_);
   if (q_norm_.present()) {
@@ -53,10 +54,11 @@ Tensor Attention::extend(Tensor x, Tensor residual, const LayerMemory& memory, c
   const Pool &keys = memory.row("k"), &values = memory.row("v");
   append(k, keys, s);
   append(v, values, s);
-  const Tensor o = s.graph->record(Attend{.q = q, .k = keys.tensor, .v = values.tensor, .page = s.page[size_t(keys.kind)], .seq = s.seq, .pos = s.pos,
-                                          .length = s.length, .slopes = alibi_, .scale = scale_, .softcap = softcap_, .window = window_,
-                                          .sinks = sinks_}).o;   // [T, H, D]
-  return s.graph->record(Matmul{.x = o.merge_last(), .w = out_, .bias = out_bias_, .add = residual}).y;
+  Tensor o = s.graph->record(Attend{.q = q, .k = keys.tensor, .v = values.tensor, .page = s.page[size_t(keys.kind)], .seq = s.seq,
+                                    .pos = s.pos, .length = s.length, .slopes = alibi_, .scale = scale_, .softcap = softcap_,
+                                    .window = window_, .sinks = sinks_}).o.merge_last();   // [T, H·D]
+  if (gated_) o = mul(o, gate(qkv.columns(q_width + 2 * k_width, q_width), GateKind::sigmoid));
+  return s.graph->record(Matmul{.x = o, .w = out_, .bias = out_bias_, .add = residual}).y;
 }
 
 }  // namespace folio

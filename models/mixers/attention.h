@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Softmax attention: MHA, GQA, MQA, full or sliding window, with rope, q/k norms, softcap, ALiBi as the profile says.
+// Softmax attention: MHA, GQA, MQA, full or sliding window, with rope, q/k norms, softcap, ALiBi and an output gate
+// (arXiv 2505.06708) as the profile says.
 #pragma once
 #include "models/mixers/rotary.h"
 
@@ -17,7 +18,8 @@ class Attention final : public Mixer {
   int64_t heads_, groups_, size_;
   int window_, sinks_;
   float scale_, softcap_;
-  Tensor qkv_, qkv_bias_, out_, out_bias_;      // [(H+2G)·D, C], [(H+2G)·D], [C, H·D], [C]
+  bool gated_;
+  Tensor qkv_, qkv_bias_, out_, out_bias_;      // rows q | k | v (| gate); [C, H·D], [C]
   Tensor q_norm_, k_norm_;                      // [D], absent without qk_norm
   Tensor alibi_;                                // [H], absent without ALiBi
   float norm_eps_;

@@ -17,7 +17,7 @@ LatentAttention::LatentAttention(const MixerSource& s) {
   scale_ = float(w.real(s.profile + "scale", 1 / std::sqrt(double(nope_ + rope_))));
   norm_eps_ = float(w.real(s.profile + "norm_eps", w.real("norm.eps")));
   rotate_ = Rotary(s, rope_);
-  check(rotate_.dims() == rope_, w.path(), ": '", s.profile, "rope' must turn all ", rope_, " numbers of mla's rotated part, but turns ",
+  check(!rotate_.present() || rotate_.dims() == rope_, w.path(), ": '", s.profile, "rope' must turn all ", rope_, " numbers of mla's rotated part, but turns ",
         rotate_.dims());
 
   const int64_t q = heads_ * (nope_ + rope_);

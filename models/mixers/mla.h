@@ -10,7 +10,8 @@
 // Metadata of mixer.N ("?" = may be absent, then the value in brackets):
 //   .kind "mla" · .heads H · .key_size dn · .rope_size dr · .value_size dv · .rank R · .q_rank? [0 = none]
 //   .scale? [1/√(dn + dr)] (with YaRN times the square of its mscale over all dimensions) · .norm_eps? [norm.eps] (of both norms)
-//   .rope "adjacent" | "half" · .theta? · .rope_scaling? ... as attention has them (models/decoder.h), over a head's dr rotated numbers
+//   .rope? ["none": a head's dr numbers stay as they are, as in Kimi Linear, arXiv 2510.26692] | "adjacent" | "half" · .theta? ·
+//   .rope_scaling? ... as attention has them (models/decoder.h), over a head's dr rotated numbers
 // Tensors of layer.I.mix:
 //   in.weight [(q_rank or H·(dn+dr)) + R + dr, C]: rows of q, c, r (+ in.bias)
 //   with q_rank: q_norm.weight [q_rank], q_up.weight [H·(dn+dr), q_rank]

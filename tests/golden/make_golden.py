@@ -85,16 +85,39 @@ CASES = {
     # A dense layer, then experts beside a gated shared one; weights that do not add up to 1.
     "qwen2_moe": ("Qwen2Moe", LLAMA | dict(moe_intermediate_size=32, num_experts=6, num_experts_per_tok=3, mlp_only_layers=[0],
                                            shared_expert_intermediate_size=64) | rope("default", 1000000.0), 40, "float32"),
+    # Two layers of gated DeltaNet, the first with a dense ffn, then one of gated attention.
+    "qwen3_next": ("Qwen3Next", LLAMA | dict(num_hidden_layers=3, layer_types=["linear_attention"] * 2 + ["full_attention"], head_dim=16,
+                                             linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=12,
+                                             mlp_only_layers=[0], num_experts=6, num_experts_per_tok=2, moe_intermediate_size=16,
+                                             shared_expert_intermediate_size=24)
+                   | rope("default", 1000000.0, partial_rotary_factor=0.5), 140, "float32"),
+    # Kimi delta attention with a dense ffn, latent attention without rope, again the former; two shared experts.
+    "kimi_linear": ("KimiLinear", LLAMA | dict(num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
+                                               linear_num_heads=3, linear_head_dim=12, num_key_value_heads=4, kv_lora_rank=32,
+                                               qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12, num_local_experts=8,
+                                               num_experts_per_tok=3, n_group=4, topk_group=2, n_shared_experts=2, moe_intermediate_size=16,
+                                               routed_scaling_factor=1.5, norm_topk_prob=True, pad_token_id=0), 140, "float32"),
 }
 DECODE = dict.fromkeys(["mamba2", "mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v2_moe",
-                        "deepseek_v3_moe"], 40)  # steps; the others take STEPS
+                        "deepseek_v3_moe", "qwen3_next", "kimi_linear"], 40)  # steps; the others take STEPS
+
+
+def decays(name, x):
+    """Rates of 1 to 8 and step sizes of 0.01 to 0.3 from normal numbers: memories of some tokens and of some hundreds."""
+    even = 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    return torch.log(1 + 7 * even) if name.endswith("A_log") else torch.log(torch.expm1(0.01 * 30**even))
 
 
 def randomise(model, seed):
     random = torch.Generator().manual_seed(seed)
+    less_one = model.config.model_type == "qwen3_next"   # whose norms multiply by 1 + w, but for those behind a memory
     for name, p in model.named_parameters():
         x = torch.randn(p.shape, generator=random)
-        if p.dim() == 1:
+        if name.endswith((".A_log", ".dt_bias")) and model.config.model_type != "mamba2":
+            x = decays(name, x)
+        elif less_one and "norm" in name and "linear_attn" not in name:
+            x = x * 0.2
+        elif p.dim() == 1:
             x = x * 0.1 + (1 if "norm" in name or ".ln_" in name else 0) * (not name.endswith("bias"))
         elif "embed" in name or "wte" in name or "wpe" in name:
             x = x * (0.3 if model.config.tie_word_embeddings else 1)

@@ -41,6 +41,8 @@ def test_the_same_in_gguf(refuse, tmp_path):
 
 
 @pytest.mark.parametrize("change, words", [
+    ({"architectures": {"a": 1}}, ["architectures {'a': 1}; expected a text and a list of texts"]),
+    ({"model_type": ["llama"]}, ["model_type ['llama'] and architectures"]),
     ({"architectures": ["FalconForCausalLM"]}, ["'FalconForCausalLM'", "LlamaForCausalLM", "Phi3ForCausalLM"]),
     ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, ["'longrope'", "yarn"]),
     ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, ["'dynamic'"]),

@@ -151,6 +151,7 @@ def test_deepseek():
     ({"num_experts_per_tok": 33}, "chooses 33 of 32 experts"),
     ({"n_group": 64, "topk_group": 32}, "groups of 1 experts cannot be ranked by 2"),
     ({"topk_method": "luck"}, "routes by luck of sigmoid"), ({"scoring_func": "tanh"}, "of tanh"),
+    ({"routed_scaling_factor": "much"}, "scale of their weights is 'much'"), ({"routed_scaling_factor": -1.0}, "weights is -1.0"),
     ({"topk_method": "greedy"}, "norm_topk_prob = True is not supported"), ({"moe_layer_freq": 0}, "moe_layer_freq 0")])
 def test_rules_of_deepseek_that_do_not_fit(change, words):
     with pytest.raises(ConvertError) as error:

@@ -92,8 +92,8 @@ def _made(model, want, used):
     arrays = []
     for part in want.parts:
         stored, low, high = _resolve(model, part, used)
-        rows = (high - low,) if len(part.shape) == 1 else (high - low, *part.shape[1:])
-        arrays.append(np.asarray(stored.floats(low, high), np.float32).reshape(rows))
+        shape = (high - low, *part.shape[1:]) if part.rows else part.shape
+        arrays.append(np.asarray(stored.floats(low, high), np.float32).reshape(shape))
     array = np.ascontiguousarray(want.make(*arrays), np.float32)
     if array.shape != want.shape or not np.isfinite(array).all():
         raise ConvertError(f"'{model.path}': '{want.name}' comes out as {_shape(array.shape)} or not finite, expected {_shape(want.shape)}")

@@ -16,6 +16,16 @@ ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gel
                "gelu_fast": "gelu_tanh", "relu": "relu", "relu2": "relu2", "relu_squared": "relu2"}
 
 
+def check_rope(rope, size):
+    """rope: mixer.N.* keys, empty if there is none; of heads of `size` elements."""
+    dims = rope.get("rope_dims", size)
+    if rope and (dims % 2 or not 0 < dims <= size):
+        raise ConvertError(f"rope turns {dims} of {size} elements of a head, expected an even number")
+    for key in ("theta", "rope_factor", "rope_original_context"):
+        if not 0 < rope.get(key, 1) < math.inf:
+            raise ConvertError(f"{key} is {rope[key]}, expected a positive number")
+
+
 @dataclass
 class Decoder:
     dim: int
@@ -56,12 +66,7 @@ class Decoder:
             raise ConvertError(f"the sliding window is {self.window}, expected a positive integer")
         if not isinstance(self.eps, (int, float)) or not 0 <= self.eps < 1:
             raise ConvertError(f"the norm's epsilon is {self.eps}")
-        dims = self.rope.get("rope_dims", self.head_size)
-        if self.rope and (dims % 2 or not 0 < dims <= self.head_size):
-            raise ConvertError(f"rope turns {dims} of {self.head_size} elements of a head, expected an even number")
-        for key in ("theta", "rope_factor", "rope_original_context"):
-            if not 0 < self.rope.get(key, 1) < math.inf:
-                raise ConvertError(f"{key} is {self.rope[key]}, expected a positive number")
+        check_rope(self.rope, self.head_size)
         if self.experts:
             self.experts.check()
         return self

@@ -5,6 +5,7 @@ Checkpoints have either a tensor for each expert and matrix or, as newer ones of
 [E, 2F, C], an expert's gate before its up, and down_proj [E, C, F]. Either way a stack of the .folio is a list of pieces that are
 converted one after the other, so no more than some rows of one expert are ever in memory.
 """
+import math
 from dataclasses import dataclass
 
 from . import ConvertError
@@ -40,6 +41,8 @@ class Experts:
             n = getattr(self, key)
             if not isinstance(n, int) or not 0 < n < 2**31:
                 raise ConvertError(f"experts: {key} is {n!r}, expected a positive integer")
+        if not isinstance(self.scale, (int, float)) or not 0 < self.scale < math.inf:
+            raise ConvertError(f"experts: the scale of their weights is {self.scale!r}, expected a positive number")
         if self.count % self.groups or self.kept > self.groups:
             raise ConvertError(f"{self.count} experts cannot stand in {self.groups} groups of which {self.kept} are kept")
         if self.chosen > self.count // self.groups * self.kept:
@@ -102,10 +105,13 @@ def _sparse(config, layers):
     return [i not in dense and (i + 1) % step == 0 for i in range(layers)]
 
 
+def _below(tensors):
+    return "model.layers.{i}.block_sparse_moe." if any(".block_sparse_moe." in name for name in tensors) else BELOW
+
+
 def mixtral(config, tensors, act, layers):
     """(Experts, per layer whether it has them) of Mixtral."""
-    old = any(".block_sparse_moe." in name for name in tensors)
-    below = "model.layers.{i}.block_sparse_moe." if old else BELOW
+    below = _below(tensors)
     return Experts(config.need("num_local_experts"), config.need("num_experts_per_tok"), config.need("intermediate_size"),
                    _names(tensors, below, MIXTRAL, {"router": "gate.weight"}), act, normalise=True), [True] * layers
 
@@ -119,8 +125,9 @@ def qwen(config, tensors, act, layers, shared):
                    shared=config.need("shared_expert_intermediate_size") if shared else 0), _sparse(config, layers)
 
 
-def deepseek(config, tensors, act, layers):
-    """The same of DeepSeek-V2 and V3, whose config.json says by topk_method how groups are ranked (absent: V3's, if scores are sigmoids).
+def deepseek(config, tensors, act, layers, sparse=None):
+    """The same of DeepSeek-V2 and V3, whose config.json says by topk_method how groups are ranked (absent: V3's, if scores are sigmoids);
+    and of Kimi Linear, which has V3's rule and Mixtral's names. sparse: the list, where config.json has one.
 
     config: from_hf.Config with the defaults of the architecture. (None, []) if no layer has experts. A conversion puts the two into its
     decoder (Decoder.experts and .sparse, or its own metadata() and wanted() by Experts.metadata() and Experts.wanted()).
@@ -129,7 +136,7 @@ def deepseek(config, tensors, act, layers):
     first, each = config.get("first_k_dense_replace", 0), config.get("moe_layer_freq", 1)
     if not isinstance(first, int) or not isinstance(each, int) or each < 1:
         raise ConvertError(f"'{config.path}': first_k_dense_replace is {first!r}, moe_layer_freq {each!r}")
-    sparse = [i >= first and i % each == 0 for i in range(layers)]
+    sparse = sparse or [i >= first and i % each == 0 for i in range(layers)]
     if count is None or not any(sparse):
         return None, []
     scoring = config.get("scoring_func", "sigmoid" if config.get("model_type") == "deepseek_v3" else "softmax")
@@ -141,8 +148,9 @@ def deepseek(config, tensors, act, layers):
         config.refuse("norm_topk_prob", False)  # with it, readers do not agree on what routed_scaling_factor then does
     grouped = method != "greedy" and (config.get("n_group", 1) > 1)
     names = {"router": "gate.weight", "bias": "gate.e_score_correction_bias", "shared": "shared_experts."}
-    width = config.need("moe_intermediate_size")
-    return Experts(count, config.need("num_experts_per_tok"), width, _names(tensors, BELOW, APART, names), act, scoring=scoring,
+    below, width = _below(tensors), config.need("moe_intermediate_size")
+    names = _names(tensors, below, APART if below == BELOW else MIXTRAL, names)
+    return Experts(count, config.need("num_experts_per_tok"), width, names, act, scoring=scoring,
                    normalise=bool(config.get("norm_topk_prob", False)), scale=config.get("routed_scaling_factor", 1.0),
                    groups=config.need("n_group") if grouped else 1, kept=config.need("topk_group") if grouped else 1,
                    group_best=2 if grouped and method == "noaux_tc" else 1, bias=method == "noaux_tc",

@@ -31,14 +31,14 @@ def _scale(config, width, factor):
     return m * m / math.sqrt(width)
 
 
-def _mixer(config, rope):
-    """The profile, and a function of a layer's prefix that lists its tensors."""
+def latent_attention(config, rope):
+    """The profile, and a function of a layer's prefix that lists its tensors. rope: mixer.N.* keys, none if nothing turns."""
     C, H = config.need("hidden_size"), config.need("num_attention_heads")
     dn, dr, dv, R = (config.need(key) for key in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "kv_lora_rank"))
     Q = config.need("q_lora_rank") if config.values.get("q_lora_rank") is not None else 0
     if config.get("num_key_value_heads", H) != H:
         raise ConvertError(f"'{config.path}': {config.get('num_key_value_heads')} key heads for {H} heads; latent attention has no groups")
-    if dr % 2:
+    if rope and dr % 2:
         raise ConvertError(f"'{config.path}': qk_rope_head_dim is {dr}, expected an even number")
     profile = {"kind": "mla", "heads": H, "key_size": dn, "rope_size": dr, "value_size": dv, "rank": R} | ({"q_rank": Q} if Q else {})
     profile |= {"scale": _scale(config, dn + dr, rope.get("rope_factor", 1)), "norm_eps": NORM_EPS} | rope
@@ -64,7 +64,7 @@ def _mixer(config, rope):
     return profile, wanted
 
 
-def further_layers(config, tensors):
+def left_out(config, tensors):
     """A pattern of the tensors of multi-token prediction, which stand behind the last layer; "" if there are none."""
     layers = config.need("num_hidden_layers")
     more = "|".join(str(layers + i) for i in range(config.get("num_nextn_predict_layers", 0)))
@@ -73,7 +73,7 @@ def further_layers(config, tensors):
 
 
 def model(config, rope, tensors):
-    """Stands where a Decoder stands. rope: mixer.N.* keys of the rotated part."""
+    """Stands where a Decoder stands. rope: the size of the rotated part -> its mixer.N.* keys."""
     layers = config.need("num_hidden_layers")
     if layers >= 2**16:
         raise ConvertError(f"'{config.path}' has {layers} layers")
@@ -81,9 +81,8 @@ def model(config, rope, tensors):
     if act not in ACTIVATIONS:
         raise ConvertError(f"'{config.path}' has the activation '{act}'; known are {', '.join(sorted(ACTIVATIONS))}")
     config.refuse("mlp_bias", False)
-    if not config.get("rope_interleave", True):
-        rope = rope | {"rope": "half"}
-    profile, wanted = _mixer(config, rope)
+    rope = rope(config.need("qk_rope_head_dim")) | {"rope": "adjacent" if config.get("rope_interleave", True) else "half"}
+    profile, wanted = latent_attention(config, rope)
     chosen, sparse = experts.deepseek(config, tensors, ACTIVATIONS[act], layers)
     ffn = 0 if sparse and all(sparse) else config.need("intermediate_size")
     return Recurrent(dim=config.need("hidden_size"), layers=layers, vocab=config.need("vocab_size"), context=config.need("max_position_embeddings"),

@@ -36,6 +36,7 @@ class Recurrent:
     name: str = ""
     experts: object = None                       # experts.Experts of the layers that have such
     sparse: list = field(default_factory=list)   # per layer, whether it has
+    less_one: bool = False                       # the source's norms of layers hold their weights less 1
 
     def check(self):
         if self.experts:
@@ -73,7 +74,7 @@ class Recurrent:
     def wanted(self):
         C, F = self.dim, self.ffn
         name = lambda part, i=0: self.names[part].format(i=i)
-        norm = lambda ours, theirs: Wanted(ours, (C,), [Part(theirs, (C,))], False)
+        norm = lambda ours, theirs: one_more(ours, theirs, C) if self.less_one else vector(ours, theirs, C)
         out = [Wanted("embed.weight", (self.vocab, C), [Part(name("embed"), (self.vocab, C))])]
         for i, layer in enumerate(self.mix):
             out.append(norm(f"layer.{i}.norm_mix.weight", name("norm_mix", i)))
@@ -105,6 +106,11 @@ def vector(ours, name, n):
     return Wanted(ours, (n,), [Part(name, (n,))], False)
 
 
+def one_more(ours, name, n):
+    """Of a norm that multiplies by 1 + w."""
+    return made(ours, (n,), [Part(name, (n,))], lambda w: 1 + w)
+
+
 def made(ours, shape, parts, make):
     return Wanted(ours, shape, parts, False, make)
 
@@ -120,8 +126,8 @@ def repeated(name, heads, size, times):
     return [(name, heads * size, (h * size, (h + 1) * size)) for h in range(heads) for _ in range(times)]
 
 
-def negative_exp(ours, name, n, times=1):
-    return made(ours, (n * times,), [Part(name, (n,))], lambda a: np.repeat(-np.exp(a), times))
+def negative_exp(ours, name, n):
+    return made(ours, (n,), [Part(name, (n,))], lambda a: -np.exp(a))
 
 
 def constant(ours, values):
@@ -131,6 +137,15 @@ def constant(ours, values):
 
 def softplus(x):
     return np.logaddexp(x.astype(np.float64), 0)
+
+
+def of_each_layer(config, key, layers, known, absent):
+    """Per layer its entry of the list `key`; absent: the list without one."""
+    kinds = config.get(key) or absent
+    if len(kinds) != layers or set(kinds) - set(known):
+        raise ConvertError(f"'{config.path}': {key} has {len(kinds)} entries of {', '.join(sorted(map(str, set(kinds))))}; expected "
+                           f"{layers} of {' and '.join(known)}")
+    return kinds
 
 
 class Family:
@@ -192,29 +207,39 @@ def _log_linear_gated_delta(f, at):
     return _gated_delta(f, at, f.config.get("num_levels", 15))
 
 
+def kda(at, dim, sizes, taps, low, rates):
+    """A layer of Kimi delta attention but for what publishers do differently; sizes: heads, key heads, K, V. low: what the two products are
+    called that decays come from, and the two of the output gate. rates: the shape of A_log. taps: 0 without a convolution."""
+    H, G, K, V = sizes
+    q, v = G * K, H * V
+    profile = {"kind": "linear", "heads": H, "groups": G, "key_size": K, "value_size": V, "qk_norm": "l2", "act": "silu", "decay": "channel",
+               "beta": 1, "gate": "after", "gate_act": "sigmoid"} | ({"conv": taps} if taps else {})
+    layer = [vector("norm.weight", at + "o_norm.weight", V)]
+    if taps:
+        layer.append(convolutions(at, (("q", q), ("k", q), ("v", v)), taps))
+    shapes = (("decay.down", V, dim), ("decay.up", H * K, V), ("gate.down", V, dim), ("gate.up", v, V))
+    layer += [matrix("in.weight", [(at + "q_proj.weight", q), (at + "k_proj.weight", q), (at + "v_proj.weight", v)], dim),
+              matrix("gates.weight", [(at + "b_proj.weight", H)], dim), matrix("out.weight", [(at + "o_proj.weight", dim)], v),
+              *(matrix(ours + ".weight", [(f"{at}{name}.weight", rows)], columns) for name, (ours, rows, columns) in zip(low, shapes)),
+              made("decay.rate", (H * K,), [Part(at + "A_log", rates)], lambda a: np.repeat(-np.exp(a.reshape(-1)), K)),
+              vector("decay.bias", at + "dt_bias", H * K)]
+    return Layer(profile, layer)
+
+
 def _kda(f, at):
     c = f.config
     c.refuse("safe_gate", False)
     c.refuse("lower_bound", None)
     H, Hv, K = c.need("num_heads"), c.get("num_v_heads", c.need("num_heads")), c.need("head_dim")
     V = int(K * c.get("expand_v"))
-    q, v = H * K, Hv * V
     f.shared(Hv, H)
-    profile = {"kind": "linear", "heads": Hv, "groups": H, "key_size": K, "value_size": V, "qk_norm": "l2", "act": "silu", "decay": "channel",
-               "beta": 1, "gate": "after", "gate_act": "sigmoid", "norm_eps": float(c.get("norm_eps"))}
+    layer = kda(at, f.dim, (Hv, H, K, V), c.need("conv_size") if f.flag("use_short_conv") else 0, ("f_proj.0", "f_proj.1", "g_proj.0", "g_proj.1"),
+                (Hv,))
+    layer.profile["norm_eps"] = float(c.get("norm_eps"))
     if f.flag("allow_neg_eigval"):
-        profile["beta_factor"] = 2.0
-    layer = [vector("norm.weight", at + "o_norm.weight", V)]
-    if f.flag("use_short_conv"):
-        profile["conv"] = c.need("conv_size")
-        layer.append(convolutions(at, (("q", q), ("k", q), ("v", v)), profile["conv"]))
-    layer += [matrix("in.weight", [(at + "q_proj.weight", q), (at + "k_proj.weight", q), (at + "v_proj.weight", v)], f.dim),
-              matrix("gates.weight", [(at + "b_proj.weight", Hv)], f.dim), matrix("out.weight", [(at + "o_proj.weight", f.dim)], v),
-              matrix("decay.down.weight", [(at + "f_proj.0.weight", V)], f.dim), matrix("decay.up.weight", [(at + "f_proj.1.weight", Hv * K)], V),
-              matrix("gate.down.weight", [(at + "g_proj.0.weight", V)], f.dim), matrix("gate.up.weight", [(at + "g_proj.1.weight", v)], V),
-              vector("gate.up.bias", at + "g_proj.1.bias", v), negative_exp("decay.rate", at + "A_log", Hv, K),
-              vector("decay.bias", at + "dt_bias", Hv * K)]
-    return Layer(profile, layer)
+        layer.profile["beta_factor"] = 2.0
+    layer.wanted.append(vector("gate.up.bias", at + "g_proj.1.bias", Hv * V))
+    return layer
 
 
 def _delta(f, at):

@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from . import ConvertError, experts, float8, from_deepseek, from_fla, safetensors_file, vocabulary_hf
+from . import ConvertError, experts, float8, from_deepseek, from_fla, from_kimi, from_qwen3_next, safetensors_file, vocabulary_hf
 from .assemble import Model
 from .decoder import ACTIVATIONS, Decoder
 
@@ -41,8 +41,13 @@ ARCHITECTURES = {
     "Phi3ForCausalLM": ("phi3", BASE | FUSED, LLAMA_DEFAULTS | {"rms_norm_eps": 1e-5}),
     "DeepseekV2ForCausalLM": ("deepseek_v2", {}, from_deepseek.FAMILIES["deepseek_v2"]),
     "DeepseekV3ForCausalLM": ("deepseek_v3", {}, from_deepseek.FAMILIES["deepseek_v3"]),
+    "KimiLinearForCausalLM": ("kimi_linear", {}, from_kimi.FAMILIES["kimi_linear"]),
+    "Qwen3NextForCausalLM": ("qwen3_next", {}, from_qwen3_next.FAMILIES["qwen3_next"]),
     "GPT2LMHeadModel": ("gpt2", GPT2, {"layer_norm_epsilon": 1e-5, "activation_function": "gelu_new"}),
 }
+# Families whose layers differ: each module has model(config, rope, tensors), rope being a function of a head's size that gives mixer.N.*
+# keys, and left_out(config, tensors), a pattern of the tensors of multi-token prediction or "".
+OF_LAYERS = {family: module for module in (from_deepseek, from_kimi, from_qwen3_next) for family in module.FAMILIES}
 
 
 class Config:
@@ -106,10 +111,12 @@ def load(folder):
 def of_tensors(source, path, tensors):
     """A Model of these tensors, described by the config.json at path."""
     values = read_json(path)
-    if values.get("model_type") in from_fla.FAMILIES:
+    kind, names = values.get("model_type", ""), values.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(text, str) for text in [*names, "" if kind is None else kind]):
+        raise ConvertError(f"'{path}' has model_type {kind!r} and architectures {names!r}; expected a text and a list of texts")
+    if kind in from_fla.FAMILIES:
         return _recurrent(source, path, values, tensors)
-    names = values.get("architectures") or []
-    name = names[0] if names else next((n for n, a in ARCHITECTURES.items() if a[0] == values.get("model_type")), "none")
+    name = names[0] if names else next((n for n, a in ARCHITECTURES.items() if a[0] == kind), "none")
     if name not in ARCHITECTURES:
         raise ConvertError(f"'{path}' has the architecture '{name}'; known are {', '.join(sorted(ARCHITECTURES))} "
                            f"and the model types {', '.join(sorted(from_fla.FAMILIES))}")
@@ -153,12 +160,12 @@ def _model(source, config, family, table, tensors):
     if family == "gpt2":
         prefix = "" if "wte.weight" in tensors else "transformer."
         table = {part: prefix + theirs for part, theirs in table.items()} | {"head": "lm_head.weight"}
-    if family in from_deepseek.FAMILIES:
-        decoder = from_deepseek.model(config, _rope(config, config.need("qk_rope_head_dim")) | {"rope": "adjacent"}, tensors)
+    if family in OF_LAYERS:
+        decoder = OF_LAYERS[family].model(config, lambda size: _rope(config, size), tensors)
     else:
         decoder = _gpt2(config) if family == "gpt2" else _llama(config, family, tensors)
     ignored = IGNORED if decoder.own_head else IGNORED + r"|^lm_head\.weight$"  # tied: a copy at best
-    if family in from_deepseek.FAMILIES and (further := from_deepseek.further_layers(config, tensors)):
+    if family in OF_LAYERS and (further := OF_LAYERS[family].left_out(config, tensors)):
         ignored, notes = ignored + "|" + further, notes + ["the layers of multi-token prediction (MTP) are left out"]
     return Model(source, decoder, table, conv1d=family == "gpt2", tensors=tensors, ignored=ignored, notes=notes)
 
