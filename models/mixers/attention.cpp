@@ -29,6 +29,7 @@ Attention::Attention(const MixerSource& s) {
     k_norm_ = w.get(s.layer + "k_norm.weight", {size_});
   }
   if (w.integer(s.profile + "alibi", 0)) alibi_ = w.get(s.layer + "alibi", {heads_});
+  if (w.find(s.layer + "sink").present()) sink_ = w.get(s.layer + "sink", {heads_});
   rotate_ = Rotary(s, size_);
 }
 
@@ -54,8 +55,8 @@ Tensor Attention::extend(Tensor x, Tensor residual, const LayerMemory& memory, c
   append(k, keys, s);
   append(v, values, s);
   const Tensor o = s.graph->record(Attend{.q = q, .k = keys.tensor, .v = values.tensor, .page = s.page[size_t(keys.kind)], .seq = s.seq, .pos = s.pos,
-                                          .length = s.length, .slopes = alibi_, .scale = scale_, .softcap = softcap_, .window = window_,
-                                          .sinks = sinks_}).o;   // [T, H, D]
+                                          .length = s.length, .slopes = alibi_, .sink = sink_, .scale = scale_, .softcap = softcap_,
+                                          .window = window_, .sinks = sinks_}).o;   // [T, H, D]
   return s.graph->record(Matmul{.x = o.merge_last(), .w = out_, .bias = out_bias_, .add = residual}).y;
 }
 
