@@ -126,7 +126,8 @@ Args arguments(const Attend& op, const AttendKernel& kernel, const Layout& at, s
   const Tensor &q = op.q, &k = op.k, &v = op.v;
   return {.q = q.at<float>(), .k = k.data, .v = v.data, .page = op.page.at<int32_t>(), .seq = op.seq.at<int32_t>(),
           .pos = op.pos.at<int32_t>(), .length = op.length.present() ? op.length.at<int32_t>() : nullptr,
-          .slopes = op.slopes.present() ? op.slopes.at<float>() : nullptr, .o = op.o.at<float>(), .lse = op.lse.at<float>(),
+          .slopes = op.slopes.present() ? op.slopes.at<float>() : nullptr, .sink = op.sink.present() ? op.sink.at<float>() : nullptr,
+          .o = op.o.at<float>(), .lse = op.lse.at<float>(),
           .q_token = q.stride[0], .q_head = q.stride[1], .k_page = k.stride[0], .k_row = k.stride[1], .k_group = k.stride[2],
           .v_page = v.stride[0], .v_row = v.stride[1], .v_group = v.stride[2], .page_seq = op.page.stride[0],
           .o_token = op.o.stride[0], .o_head = op.o.stride[1], .lse_token = op.lse.stride[0],

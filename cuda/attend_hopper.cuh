@@ -251,15 +251,16 @@ template <class S> struct Consumer {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int r = row + 8 * h;
-      const float sum = warp_sum<4>(sums.l[h]), most = sums.m[h] == nothing ? nothing : sums.m[h] - S::lift;
+      float sum = warp_sum<4>(sums.l[h]), most = sums.m[h] == nothing ? nothing : sums.m[h] - S::lift;
       if (!unit.real(a, r)) continue;
       const int64_t t = unit.token(a, r), head = unit.head_of(a, r);
+      const float turn = slot ? 1 : join_sink(a, unit, head, most, sum);
       float* const o = slot ? slot + r * S::sums_pitch : a.o + t * a.o_token + head * a.o_head;
 #pragma unroll
       for (int n = 0; n < S::width / 4; ++n) {
         const int d = n / 2 * 8 + column + n % 2;
         const float x = sums.o[n / 2][2 * h + n % 2];
-        if (d < a.width) st_vec(o + d, slot ? x : sum == 0 ? 0.0f : x / sum);
+        if (d < a.width) st_vec(o + d, slot ? x : sum == 0 ? 0.0f : x * turn / sum);
       }
       if (column > 0) continue;
       if (slot) st_vec(slot + sums_m(a) + r, most), st_vec(slot + sums_l(a) + r, sum);

@@ -31,7 +31,7 @@ struct Args {
   const float* q;
   const void *k, *v;
   const int *page, *seq, *pos, *length;
-  const float* slopes;
+  const float *slopes, *sink;
   float *o, *lse;
   int64_t q_token, q_head, k_page, k_row, k_group, v_page, v_row, v_group, page_seq, o_token, o_head, lse_token;
   float scale, softcap;
@@ -186,6 +186,17 @@ FOLIO_DEVICE int64_t sums_m(const Args& a) { return int64_t(a.rows) * a.pitch; }
 FOLIO_DEVICE int64_t sums_l(const Args& a) { return int64_t(a.rows) * (a.pitch + 1); }
 FOLIO_DEVICE int64_t sums_floats(const Args& a) { return int64_t(a.rows) * (a.pitch + 2); }
 
+// The sink's logit joins a row's sum over all of its keys, so once however they were split. Returns by what the values shrink.
+FOLIO_DEVICE float join_sink(const Args& a, const Unit& unit, int64_t head, float& most, float& sum) {
+  if (!a.sink || unit.tile.seq < 0) return 1;
+  const float was = most, sink = ld_vec<float>(a.sink + head) * log2_e;
+  most = max(was, sink);
+  if (most == nothing) return 1;
+  const float turn = exp2_fast(was - most);
+  sum = sum * turn + exp2_fast(sink - most);
+  return turn;
+}
+
 // Joins `count` sums that lie `apart` floats from each other; writes sums again, or (without `to`) the op's outputs. The block's first
 // `crew` threads call.
 FOLIO_DEVICE void fold(const Args& a, const Unit& unit, const float* sums, int64_t apart, int count, float* to, int crew) {
@@ -207,7 +218,8 @@ FOLIO_DEVICE void fold(const Args& a, const Unit& unit, const float* sums, int64
       if (d == 0) st_vec(to + sums_m(a) + row, most), st_vec(to + sums_l(a) + row, sum);
     } else {
       const int64_t t = unit.token(a, row), h = unit.head_of(a, row);
-      st_vec(a.o + t * a.o_token + h * a.o_head + d, sum == 0 ? 0.0f : x / sum);   // 0 without keys; NaN goes on to the output
+      const float turn = join_sink(a, unit, h, most, sum);
+      st_vec(a.o + t * a.o_token + h * a.o_head + d, sum == 0 ? 0.0f : x * turn / sum);   // 0 without keys; NaN goes on to the output
       if (d == 0) st_vec(a.lse + t * a.lse_token + h, sum == 0 ? nothing : most * ln_2 + logf(sum));
     }
   }

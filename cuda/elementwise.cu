@@ -35,7 +35,7 @@ struct Activated {
 struct Gated {
   static constexpr int inputs = 2;
   Act act;
-  FOLIO_DEVICE float operator()(float gate, float up) const { return activated(act, gate) * up; }
+  FOLIO_DEVICE float operator()(float gate, float up) const { return activated(act, gate) * beside_activated(act, up); }
 };
 struct Capped {
   static constexpr int inputs = 1;

@@ -37,8 +37,15 @@ FOLIO_DEVICE float activated(Act act, float x) {
     case Act::silu: return x / (1 + expf(-x));
     case Act::gelu: return 0.5f * x * (1 + erff(x * 0.70710678f));
     case Act::gelu_tanh: return 0.5f * x * (1 + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    case Act::swiglu_oai: {
+      const float c = x > 7 ? 7 : x;
+      return c / (1 + expf(-1.702f * c));
+    }
   }
   return x;
+}
+FOLIO_DEVICE float beside_activated(Act act, float up) {
+  return act == Act::swiglu_oai ? (up > 7 ? 7 : up < -7 ? -7 : up) + 1 : up;
 }
 
 // The way of a sum into y. What is absent is null. add and y may be the same bytes: who writes an element has read it before.
@@ -56,8 +63,12 @@ struct MatmulOut {
   template <bool Gate> FOLIO_DEVICE void put_row(int64_t t, int n, float u, float gate) const {
     if (bias) u += ld_vec<float>(bias + n);
     float factor = 1;
-    if constexpr (Gate) factor = activated(act, gate_bias ? gate + ld_vec<float>(gate_bias + n) : gate);
-    else u = activated(act, u);
+    if constexpr (Gate) {
+      factor = activated(act, gate_bias ? gate + ld_vec<float>(gate_bias + n) : gate);
+      u = beside_activated(act, u);
+    } else {
+      u = activated(act, u);
+    }
     u = fmaf(u, factor, add ? ld_vec<float>(add + t * add_stride + n) : -0.0f);  // −0 changes nothing
     st_vec(y + t * y_stride + n, u);
   }

@@ -192,7 +192,7 @@ template <int N, class T> FOLIO_DEVICE void write(std::byte* row, int64_t c, con
   else st_vec(at, make_uint2(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3])), here);
 }
 
-// As activate() of ops/elementwise.h.
+// As activate() and beside() of ops/elementwise.h.
 FOLIO_DEVICE float activated(Act act, float x) {
   switch (act) {
     case Act::none: return x;
@@ -201,8 +201,15 @@ FOLIO_DEVICE float activated(Act act, float x) {
     case Act::silu: return x / (1 + expf(-x));
     case Act::gelu: return 0.5f * x * (1 + erff(x * 0.70710678f));
     case Act::gelu_tanh: return 0.5f * x * (1 + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+    case Act::swiglu_oai: {
+      const float c = x > 7 ? 7 : x;
+      return c / (1 + expf(-1.702f * c));
+    }
   }
   return x;
+}
+FOLIO_DEVICE float beside_activated(Act act, float up) {
+  return act == Act::swiglu_oai ? (up > 7 ? 7 : up < -7 ? -7 : up) + 1 : up;
 }
 
 }  // namespace folio

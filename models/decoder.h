@@ -13,8 +13,10 @@
 //          .rope? ["none"] | "adjacent" (pairs 2i, 2i+1) | "half" (pairs i, i + n/2) · .rope_dims? [head_size] · .theta? [10000]
 //          .rope_scaling? ["none"] | "linear" | "llama3" | "yarn" · .rope_factor · .rope_original_context
 //          llama3: .rope_low_freq_factor · .rope_high_freq_factor      yarn: .rope_beta_fast? [32] · .rope_beta_slow? [1] ·
+//          .rope_truncate? [1] (the ramp between them begins and ends at whole pairs) ·
 //          .rope_mscale? (factor on q·k's rotated parts, sqrt of the logits' factor; absent: 0.1·ln(factor)+1)
-//   ffn.N.kind "none" (a layer that is all mixer) | "dense" · .dim · .gated 0|1 · .act "silu" | "gelu" (exact) | "gelu_tanh" | "relu" | "relu2"
+//   ffn.N.kind "none" (a layer that is all mixer) | "dense" · .dim · .gated 0|1 · .act "silu" | "gelu" (exact) | "gelu_tanh" | "relu" |
+//          "relu2" | "swiglu_oai" (ops/elementwise.h)
 //   ffn.N.kind "experts": its keys and tensors stand in experts.h
 //   layer.mixer, layer.ffn: one profile number per layer
 //   chat.template? (the checkpoint's Jinja text) · source.gguf? (JSON from which convert.py restores a GGUF file; of no use here)
@@ -24,7 +26,8 @@
 //   layer.I.norm_mix.weight, layer.I.norm_ffn.weight [C] (+ .bias with "layer")
 //   layer.I.mix.qkv.weight [(H+2G)·D, C]: rows of q, then k, then v, then H·D of the gate if there is one (+ .bias)
 //   layer.I.mix.out.weight [C, H·D] (+ .bias)
-//   layer.I.mix.q_norm.weight, .k_norm.weight [D] with qk_norm · layer.I.mix.alibi f32 [H] with alibi
+//   layer.I.mix.q_norm.weight, .k_norm.weight [D] with qk_norm · layer.I.mix.alibi f32 [H] with alibi · layer.I.mix.sink? f32 [H] (a logit
+//   of each head that takes part in the softmax and has no value; nothing to do with .sinks, the first tokens that a window keeps)
 //   layer.I.ffn.up.weight [F,C], .down.weight [C,F] (+ .bias each) · layer.I.ffn.gate.weight [F,C] (+ .bias) if gated
 // Norm weights, biases and positions are f32; tensors named "gguf.*" only wait for the way back.
 // The tokenizer's tensors and keys are described in text/tokenizer.h.

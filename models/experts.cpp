@@ -32,6 +32,7 @@ Experts::Experts(const FfnSource& s)
   const Weights& w = s.weights;
   const int64_t width = size_in(w, s.profile + "dim");
   router_ = w.get(s.layer + "router.weight", {experts_, s.dim});
+  if (w.find(s.layer + "router.logit_bias").present()) router_bias_ = w.get(s.layer + "router.logit_bias", {experts_});
   up_ = stack(s, "up", width, s.dim);
   up_bias_ = stack_bias(s, "up", width);
   if (w.integer(s.profile + "gated")) {
@@ -56,7 +57,7 @@ Tensor Experts::stack_bias(const FfnSource& s, const std::string& name, int64_t 
 Tensor Experts::forward(Tensor x, Tensor residual, Tensor place) const {
   Graph& graph = *x.graph;
   Route route = route_;
-  route.logits = matmul(x, router_);
+  route.logits = graph.record(Matmul{.x = x, .w = router_, .bias = router_bias_}).y;
   route.place = place;
   route = graph.record(route);
   const ExpertMatmul up{.x = x, .chosen = route.chosen, .w = up_, .bias = up_bias_, .gate = gate_, .gate_bias = gate_bias_, .act = act_};

@@ -7,7 +7,8 @@
 //   chosen weights add up to 1) · .scale? [1] (times all weights) · .bias? [0] (a bias on the choice) · .shared? [0] (its width) ·
 //   .shared_gate? [0] · .groups? [1] · .groups_kept? [.groups] · .group_best? [1] (keys of a group that rank it, 1 or 2)
 // Tensors below layer.I.ffn.:
-//   router.weight [E,C] (f32: a choice must not hang on rounding) · router.bias [E] f32 with .bias
+//   router.weight [E,C] (f32: a choice must not hang on rounding) · router.logit_bias [E] f32, if it is there (a bias of the product, which
+//   weights have, too) · router.bias [E] f32 with .bias
 //   experts.up.weight [E,F,C], .down.weight [E,C,F], .gate.weight [E,F,C] if gated (with f32 .bias [E,F], [E,C] each, if they are there)
 //   shared.up.weight and so on, as of a dense ffn, with .shared · shared_gate.weight [1,C] with .shared_gate
 #pragma once
@@ -30,7 +31,7 @@ class Experts final : public Ffn {
   int64_t experts_;
   Route route_;                                   // without its inputs
   Act act_;
-  Tensor router_;                                 // [E,C]
+  Tensor router_, router_bias_;                   // [E,C], [E] or absent
   Tensor up_, up_bias_, gate_, gate_bias_;        // [E,F,C], [E,F] twice
   Tensor down_, down_bias_;                       // [E,C,F], [E,C]
   std::unique_ptr<DenseFfn> shared_;              // may be null

@@ -10,10 +10,10 @@ namespace folio {
 
 Act read_act(const FfnSource& s) {
   static const std::map<std::string, Act> acts = {{"relu", Act::relu}, {"relu2", Act::relu2}, {"silu", Act::silu}, {"gelu", Act::gelu},
-                                                  {"gelu_tanh", Act::gelu_tanh}};
+                                                  {"gelu_tanh", Act::gelu_tanh}, {"swiglu_oai", Act::swiglu_oai}};
   const std::string name = s.weights.text(s.profile + "act");
   const auto found = acts.find(name);
-  check(found != acts.end(), s.weights.path(), ": activation '", name, "' is not known; known are: silu, gelu, gelu_tanh, relu, relu2");
+  check(found != acts.end(), s.weights.path(), ": activation '", name, "' is not known; known are: silu, gelu, gelu_tanh, relu, relu2, swiglu_oai");
   return found->second;
 }
 

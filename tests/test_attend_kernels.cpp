@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The CPU's Attend against its reference, on every instruction set, over random steps: several sequences on shuffled pages,
-// prompts, drafts and single tokens mixed, padding, windows, sinks, softcap, ALiBi, full attention, queries as a view of a fused
-// product. And what the kernel promises beyond being right: the same bits for any threads, any batch and any chunking.
+// prompts, drafts and single tokens mixed, padding, windows, sinks of both kinds, softcap, ALiBi, full attention, queries as a view
+// of a fused product. And what the kernel promises beyond being right: the same bits for any threads, any batch and any chunking.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -22,7 +22,7 @@ struct Options {
   DType type = F16;
   float softcap = 0;
   int window = 0, sinks = 0;
-  bool causal = true, alibi = false, fused = false;
+  bool causal = true, alibi = false, fused = false, learned = false;   // learned: a sink of each head
 };
 
 // Some tokens of a sequence: positions from .. from + count - 1. seq -1: padding.
@@ -49,7 +49,10 @@ class World {
     k_ = pool(pages, options.width, k_bytes_);
     v_ = pool(pages, options.value_width, v_bytes_);
     slopes_.resize(size_t(options.heads));
-    for (int h = 0; h < options.heads; ++h) slopes_[size_t(h)] = std::exp2(-8.0f * float(h + 1) / float(options.heads));
+    for (int h = 0; h < options.heads; ++h) {
+      slopes_[size_t(h)] = std::exp2(-8.0f * float(h + 1) / float(options.heads));
+      sink_.push_back(float(h % 5) * 2 - 3);
+    }
     forget_unused(lengths);
   }
   // Takes page p of sequence b away.
@@ -89,6 +92,7 @@ class World {
     op.pos = Tensor::of(I32, {tokens}, pos.data());
     if (!options_.causal) op.length = Tensor::of(I32, {int64_t(length_.size())}, length_.data());
     if (options_.alibi) op.slopes = Tensor::of(F32, {options_.heads}, slopes_.data());
+    if (options_.learned) op.sink = Tensor::of(F32, {options_.heads}, sink_.data());
     op.scale = 1 / std::sqrt(float(options_.width));
     op.softcap = options_.softcap;
     op.window = options_.window;
@@ -143,7 +147,7 @@ class World {
   std::mt19937 random_;
   std::vector<int32_t> length_, table_;
   std::vector<uint32_t> k_bytes_, v_bytes_;
-  std::vector<float> slopes_;
+  std::vector<float> slopes_, sink_;
   Tensor page_, k_, v_;
 };
 
@@ -210,13 +214,14 @@ Options random_options(std::mt19937& random) {
   o.causal = pick({0, 1, 1, 1}) != 0;
   o.alibi = pick({0, 0, 1}) != 0;
   o.fused = pick({0, 1}) != 0;
+  o.learned = pick({0, 1}) != 0;
   return o;
 }
 
 std::string text(const Options& o) {
   return join("heads ", o.heads, ", groups ", o.groups, ", width ", o.width, "/", o.value_width, ", ", format(o.type).name, ", softcap ",
               o.softcap,
-              ", window ", o.window, ", sinks ", o.sinks, o.causal ? "" : ", full", o.alibi ? ", alibi" : "", o.fused ? ", fused" : "");
+              ", window ", o.window, ", sinks ", o.sinks, o.causal ? "" : ", full", o.alibi ? ", alibi" : "", o.fused ? ", fused" : "", o.learned ? ", learned sinks" : "");
 }
 
 // Runs each test body once per instruction set.
@@ -288,7 +293,7 @@ TEST_F(AttendKernels, ATokensResultDependsOnItsOwnKeysAlone) {
 
 // Enough parts that the slots fill and several rounds are needed.
 TEST_F(AttendKernels, SplitsLongTextsInRounds) {
-  Options options{.heads = 32, .groups = 2, .width = 64, .value_width = 256, .type = BF16};
+  Options options{.heads = 32, .groups = 2, .width = 64, .value_width = 256, .type = BF16, .learned = true};
   World world(options, {9000, 64}, 5);
   on_every_set([&](const char* set) {
     const World::Result alone = world.run({{0, 8996, 4}, {1, 63, 1}}, &one_);

@@ -113,7 +113,7 @@ TEST(Matmul, every_epilogue_strided) {
   with_every_set([] {
     for (DType type : formats)
       for (int64_t t : {1, 3, 20})
-        for (Act act : {Act::none, Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh})
+        for (Act act : {Act::none, Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh, Act::swiglu_oai})
           for (int extras = 0; extras < 16; ++extras) {
             if ((extras & 6) == 4) continue;   // a gate_bias without a gate
             Problem p(type, t, 45, 64, act, extras, 5);
@@ -127,7 +127,7 @@ TEST(Matmul, every_epilogue_strided) {
 // What activations of any size become, element by element.
 TEST(Matmul, activations_keep_their_digits) {
   with_every_set([] {
-    for (Act act : {Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh}) {
+    for (Act act : {Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh, Act::swiglu_oai}) {
       std::vector<float> u, y;
       for (float x = -30; x < 30; x += 0.0037f) u.push_back(x);
       for (float x : {0.0f, -0.0f, 1e-30f, -1e-30f, 1e4f, -1e4f}) u.push_back(x);

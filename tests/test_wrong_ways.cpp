@@ -131,6 +131,15 @@ TEST(WrongWays, ExpOfTheNegativeSumInGla) {
   }
 }
 
+// How far the logits of a golden model's prompt are from PyTorch's with these weights.
+float off_prompt(const Weights& weights, const fs::path& dir) {
+  const auto model = load_model(weights);
+  const auto device = cpu(1);
+  Engine engine(*model, *device, {.chunk = 64, .cache_type = F32});
+  Seq seq = engine.cache().open({});
+  return worst_difference(all_logits(engine, seq, read_numbers<int32_t>(dir / "prompt.i32"), 50), read_numbers<float>(dir / "logits_prompt.f32"));
+}
+
 // A Mamba-2 whose groups of q and k are written out, one for each head: head h has those of group_of(h).
 Weights with_groups_spread(const Weights& from, const std::function<int64_t(int64_t)>& group_of, std::vector<std::vector<float>>& memory) {
   Metadata meta = from.metadata();
@@ -166,24 +175,39 @@ Weights with_groups_spread(const Weights& from, const std::function<int64_t(int6
 // Head h of H reads group ⌊h·G/H⌋. The plain PyTorch path of flash-linear-attention repeats the groups one behind the other.
 TEST(WrongWays, GroupsTiledInMamba2) {
   const fs::path dir = source_dir() / "tests/golden/hf/mamba2_fla";
-  const auto prompt = read_numbers<int32_t>(dir / "prompt.i32");
-  const auto want = read_numbers<float>(dir / "logits_prompt.f32");
   const Weights file(convert(dir, "mamba2_fla"));
   const int64_t H = file.integer("mixer.0.heads"), G = file.integer("mixer.0.groups");
   ASSERT_EQ(G, 2);
   ASSERT_EQ(H, 4);
   std::vector<std::vector<float>> memory;
   memory.reserve(64);
-  auto off = [&](const Weights& weights) {
-    const auto model = load_model(weights);
-    const auto device = cpu(1);
-    Engine engine(*model, *device, {.chunk = 64, .cache_type = F32});
-    Seq seq = engine.cache().open({});
-    return worst_difference(all_logits(engine, seq, prompt, 50), want);
-  };
-  EXPECT_LT(off(file), 1e-4f);
-  EXPECT_LT(off(with_groups_spread(file, [&](int64_t h) { return h / (H / G); }, memory)), 1e-4f);
-  EXPECT_GT(off(with_groups_spread(file, [&](int64_t h) { return h % G; }, memory)), 0.1f);
+  EXPECT_LT(off_prompt(file, dir), 1e-4f);
+  EXPECT_LT(off_prompt(with_groups_spread(file, [&](int64_t h) { return h / (H / G); }, memory), dir), 1e-4f);
+  EXPECT_GT(off_prompt(with_groups_spread(file, [&](int64_t h) { return h % G; }, memory), dir), 0.1f);
+}
+
+// What of gpt-oss a reader may overlook: tensors that a layer may have or not, and settings with a usual value.
+TEST(WrongWays, PartsOfGptOssOverlooked) {
+  const fs::path dir = source_dir() / "tests/golden/hf/gpt_oss";
+  const Weights file(convert(dir, "gpt_oss"));
+  EXPECT_LT(off_prompt(file, dir), 1e-4f);
+  for (const std::string part : {".mix.sink", ".mix.qkv.bias", ".mix.out.bias", ".ffn.router.logit_bias", ".experts.gate.bias", ".experts.up.bias",
+                                 ".experts.down.bias"}) {
+    std::vector<WeightEntry> left;
+    for (const WeightEntry& e : file.tensors())
+      if (!e.name.ends_with(part)) left.push_back(e);
+    ASSERT_EQ(left.size() + size_t(file.integer("layers")), file.tensors().size()) << part;
+    EXPECT_GT(off_prompt(Weights("less", file.metadata(), left, nullptr), dir), 0.01f) << part;
+  }
+  const std::vector<std::pair<std::string, MetaValue>> usual = {{"mixer.1.window", int64_t(0)}, {"mixer.0.rope_truncate", int64_t(1)},
+                                                                {"ffn.0.act", std::string("silu")}};
+  for (const auto& [key, value] : usual) {
+    Metadata meta = file.metadata();
+    ASSERT_TRUE(meta.count(key)) << key;
+    meta[key] = value;
+    const std::vector<WeightEntry> all(file.tensors().begin(), file.tensors().end());
+    EXPECT_GT(off_prompt(Weights("usual", meta, all, nullptr), dir), 0.001f) << key;
+  }
 }
 
 // A comparison that forgets a NaN as soon as numbers follow it.

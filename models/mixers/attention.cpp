@@ -30,6 +30,7 @@ Attention::Attention(const MixerSource& s) {
     k_norm_ = w.get(s.layer + "k_norm.weight", {size_});
   }
   if (w.integer(s.profile + "alibi", 0)) alibi_ = w.get(s.layer + "alibi", {heads_});
+  if (w.find(s.layer + "sink").present()) sink_ = w.get(s.layer + "sink", {heads_});
   rotate_ = Rotary(s, size_);
 }
 
@@ -55,8 +56,8 @@ Tensor Attention::extend(Tensor x, Tensor residual, const LayerMemory& memory, c
   append(k, keys, s);
   append(v, values, s);
   Tensor o = s.graph->record(Attend{.q = q, .k = keys.tensor, .v = values.tensor, .page = s.page[size_t(keys.kind)], .seq = s.seq,
-                                    .pos = s.pos, .length = s.length, .slopes = alibi_, .scale = scale_, .softcap = softcap_,
-                                    .window = window_, .sinks = sinks_}).o.merge_last();   // [T, H·D]
+                                    .pos = s.pos, .length = s.length, .slopes = alibi_, .sink = sink_, .scale = scale_,
+                                    .softcap = softcap_, .window = window_, .sinks = sinks_}).o.merge_last();   // [T, H·D]
   if (gated_) o = mul(o, gate(qkv.columns(q_width + 2 * k_width, q_width), GateKind::sigmoid));
   return s.graph->record(Matmul{.x = o, .w = out_, .bias = out_bias_, .add = residual}).y;
 }

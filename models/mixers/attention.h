@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Softmax attention: MHA, GQA, MQA, full or sliding window, with rope, q/k norms, softcap, ALiBi and an output gate
-// (arXiv 2505.06708) as the profile says.
+// (arXiv 2505.06708) as the profile says, and a learned sink for each head where the layer has such (gpt-oss).
 #pragma once
 #include "models/mixers/rotary.h"
 
@@ -22,6 +22,7 @@ class Attention final : public Mixer {
   Tensor qkv_, qkv_bias_, out_, out_bias_;      // rows q | k | v (| gate); [C, H·D], [C]
   Tensor q_norm_, k_norm_;                      // [D], absent without qk_norm
   Tensor alibi_;                                // [H], absent without ALiBi
+  Tensor sink_;                                 // [H], absent without learned sinks
   float norm_eps_;
   Rotary rotate_;
 };

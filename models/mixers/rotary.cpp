@@ -28,6 +28,7 @@ static RopeScaling read_scaling(const MixerSource& s, float& factor) {
   if (kind == "yarn") {
     scaling.beta_fast = w.real(s.profile + "rope_beta_fast", 32);
     scaling.beta_slow = w.real(s.profile + "rope_beta_slow", 1);
+    scaling.whole_pairs = w.integer(s.profile + "rope_truncate", 1) != 0;
     factor = float(w.real(s.profile + "rope_mscale", 0.1 * std::log(scaling.factor) + 1));
   }
   return scaling;

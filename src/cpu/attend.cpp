@@ -4,7 +4,7 @@
 //
 //   keys    | page page page page | page page page page | page ...        spans lie at fixed positions, so a token's result
 //   sums    |       part 0        |       part 1        | part 2          is the same bits for any threads, chunks or batch
-//   whole     = ((part 0 ⊕ part 1) ⊕ part 2) ...
+//   whole     = ((part 0 ⊕ part 1) ⊕ part 2) ...      and at last the sink's logit, once
 //
 // A tile with little to do beside the others (prefill) takes all its spans itself and folds as it goes. One that would keep the
 // team waiting (decoding a long text) is split: its parts go to shared slots, worker by worker, and are folded after a barrier;
@@ -294,14 +294,22 @@ void Attention::whole_tile(const Unit& unit) {
   }
 }
 
-// Divides by the sums, and writes their logarithms.
+// Divides by the sums, the sink's logit among them, and writes their logarithms.
 void Attention::finish(const Tile& tile, int64_t group, int64_t from, int64_t to) {
   const AttendWhole sums = whole(tile, group);
   for (int64_t r = from; r < to; ++r) {
     const int64_t token = r / at_.heads, head = r % at_.heads;
-    const float l = sums.l[r];   // 0 without keys; NaN goes on to the output
-    simd().attend.scale(sums.o + token * sums.token_stride + head * sums.head_stride, sums.width, l == 0 ? 0 : 1 / l);
-    op_.lse.at<float>()[(tile.first + token) * op_.lse.stride[0] + group * at_.heads + head] = l == 0 ? nothing : sums.m[r] + std::log(l);
+    float m = sums.m[r], l = sums.l[r], turn = 1;   // l: 0 without keys; NaN goes on to the output
+    if (op_.sink.present() && tile.seq >= 0) {
+      const float sink = op_.sink.at<float>()[group * at_.heads + head], most = std::max(m, sink);
+      if (most != nothing) {
+        turn = std::exp(m - most);
+        l = l * turn + std::exp(sink - most);
+        m = most;
+      }
+    }
+    simd().attend.scale(sums.o + token * sums.token_stride + head * sums.head_stride, sums.width, l == 0 ? 0 : turn / l);
+    op_.lse.at<float>()[(tile.first + token) * op_.lse.stride[0] + group * at_.heads + head] = l == 0 ? nothing : m + std::log(l);
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Softmax attention over the pages of sequences: MHA, GQA and MQA (G key groups for H heads), causal or full, sliding window
-// with attention sinks, softcapped logits, ALiBi; and Merge, which joins attention over two parts of the keys.
+// that keeps the first tokens, softcapped logits, ALiBi, a learned sink; and Merge, which joins attention over two parts of the keys.
 // A sum over keys can be taken in pieces and in any order (arXiv 2205.14135): every kernel here uses that, and so do split
 // decoding, shared prefixes and ring attention.
 #pragma once
@@ -18,7 +18,12 @@ namespace folio {
 // s = cap(scale · q[t,h,:]·k[j,g,:]) − slopes[h]·(pos[t] − j),  cap(x) = softcap·tanh(x/softcap) if softcap > 0,
 // over the tokens j of t's own sequence: j ≤ pos[t] if causal, else j < length[b]; and, if window > 0,
 // pos[t] − window < j or j < sinks. Token j lies in page[b, j/64] at row j%64; a page id −1 holds no tokens.
-// Padding tokens (seq −1) put out o = 0, lse = −∞; so does a token without keys.
+// Padding tokens (seq −1) put out o = 0, lse = −∞; so does a token without keys, if there is no sink.
+//
+// Two things are called sinks. `sinks` is a number of tokens: the first of a text, kept beside the window (arXiv 2309.17453). `sink` is a
+// learned logit of each head, as of one more key without a value (gpt-oss, arXiv 2508.10925): the softmax runs over keys and sink, and
+// what the sink takes is missing from o. lse has it in the sum, so of parts that Merge joins one has the sink and the others have none;
+// a token without keys then puts out o = 0, lse = sink[h].
 struct Attend {
   static constexpr const char* name = "attend";
   Tensor q;         // [T, H, D] f32
@@ -27,6 +32,7 @@ struct Attend {
   Tensor seq, pos;  // [T] i32         whose token, and where
   Tensor length;    // [B] i32         tokens of each sequence, this step's included; may be absent if causal
   Tensor slopes;    // [H] f32         ALiBi (arXiv 2108.12409), may be absent
+  Tensor sink;      // [H] f32         a logit without a value, may be absent; −∞: none
   float scale = 1, softcap = 0;
   int window = 0, sinks = 0;
   bool causal = true;
@@ -35,7 +41,7 @@ struct Attend {
 
   void visit(auto& v_) {
     v_.in("q", q); v_.in("k", k); v_.in("v", v); v_.in("page", page); v_.in("seq", seq); v_.in("pos", pos);
-    v_.in("length", length); v_.in("slopes", slopes);
+    v_.in("length", length); v_.in("slopes", slopes); v_.in("sink", sink);
     v_.attr("scale", scale); v_.attr("softcap", softcap); v_.attr("window", window); v_.attr("sinks", sinks); v_.attr("causal", causal);
     v_.out("o", o); v_.out("lse", lse);
   }
@@ -48,6 +54,7 @@ struct Attend {
     check(causal || length.present(), "attend: full attention needs the lengths");
     check(!length.present() || (length.type == I32 && length.rank() == 1 && length.dim(0) == page.dim(0)), "attend: length is ", length.shape.text());
     check(!slopes.present() || (slopes.type == F32 && slopes.shape == Shape{q.dim(1)}), "attend: slopes is ", slopes.shape.text());
+    check(!sink.present() || (sink.type == F32 && sink.shape == Shape{q.dim(1)}), "attend: sink is ", sink.shape.text());
     check(window >= 0 && sinks >= 0 && softcap >= 0, "attend: window ", window, ", sinks ", sinks, ", softcap ", softcap);
     o = Tensor::of(F32, {q.dim(0), q.dim(1), v.dim(3)});
     lse = Tensor::of(F32, {q.dim(0), q.dim(1)});
@@ -84,7 +91,9 @@ struct Attend {
           if (id >= 0) visit_key(j, (id * page_tokens + j % page_tokens) * k.dim(2) + g);
         }
       };
-      double most = -std::numeric_limits<double>::infinity(), total = 0;
+      const double nothing = -std::numeric_limits<double>::infinity();
+      const double rest = sink.present() && seq.at<int32_t>()[t] >= 0 ? sink.at<float>()[h] : nothing;
+      double most = rest, total = 0;
       std::vector<double> logits;
       each([&](int64_t j, int64_t at) {
         format(k.type).to_float(k.row_bytes(at), row.data(), k.cols());
@@ -95,6 +104,7 @@ struct Attend {
       });
       std::fill(sum.begin(), sum.end(), 0.0);
       size_t next = 0;
+      if (rest != nothing) total = std::exp(rest - most);
       each([&](int64_t, int64_t at) {
         format(v.type).to_float(v.row_bytes(at), row.data(), width);
         const double p = std::exp(logits[next++] - most);

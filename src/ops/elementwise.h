@@ -11,10 +11,11 @@
 namespace folio {
 
 // The activation functions, by the names of the weight file.
-enum class Act : int { none, relu, relu2, silu, gelu, gelu_tanh };
+enum class Act : int { none, relu, relu2, silu, gelu, gelu_tanh, swiglu_oai };
 
 // GELU exact: x·Φ(x) = x/2·(1 + erf(x/√2)); tanh form: x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (arXiv 1606.08415).
-// SiLU: x/(1 + e^−x). ReLU²: max(x, 0)² (arXiv 2109.08668).
+// SiLU: x/(1 + e^−x). ReLU²: max(x, 0)² (arXiv 2109.08668). SwiGLU as gpt-oss has it (arXiv 2508.10925): c/(1 + e^−1.702c) of
+// c = min(x, 7), and in gated forms beside it not up but clamp(up, −7, 7) + 1.
 inline float activate(Act act, float x) {
   switch (act) {
     case Act::none: return x;
@@ -23,9 +24,15 @@ inline float activate(Act act, float x) {
     case Act::silu: return x / (1 + std::exp(-x));
     case Act::gelu: return 0.5f * x * (1 + std::erf(x * 0.70710678f));
     case Act::gelu_tanh: return 0.5f * x * (1 + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)));
+    case Act::swiglu_oai: {
+      const float c = x > 7 ? 7 : x;
+      return c / (1 + std::exp(-1.702f * c));
+    }
   }
   return x;
 }
+// What a gated form multiplies the activation with: up, or what the activation makes of it.
+inline float beside(Act act, float up) { return act == Act::swiglu_oai ? (up > 7 ? 7 : up < -7 ? -7 : up) + 1 : up; }
 
 // y = a + b
 struct Add {
@@ -127,7 +134,8 @@ struct Activate {
 };
 inline Tensor activate(Tensor x, Act act) { return x.graph->record(Activate{.x = x, .act = act}).y; }
 
-// y = act(gate) ⊙ up: SwiGLU, GeGLU, ReGLU by their activation (arXiv 2002.05202). Matmul does the same in its epilogue.
+// y = act(gate) ⊙ up: SwiGLU, GeGLU, ReGLU by their activation (arXiv 2002.05202), up as beside() has it. Matmul does the same in its
+// epilogue.
 struct Glu {
   static constexpr const char* name = "glu";
   Tensor gate, up;  // [..., F] f32
@@ -142,7 +150,7 @@ struct Glu {
   void reference(Worker w) const {
     for (int64_t t : w.share(gate.rows()))
       for (int64_t c = 0; c < gate.cols(); ++c)
-        y.row<float>(t)[c] = activate(act, gate.row<float>(t)[c]) * up.row<float>(t)[c];
+        y.row<float>(t)[c] = activate(act, gate.row<float>(t)[c]) * beside(act, up.row<float>(t)[c]);
   }
 };
 inline Tensor glu(Tensor gate, Tensor up, Act act) { return gate.graph->record(Glu{.gate = gate, .up = up, .act = act}).y; }

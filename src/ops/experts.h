@@ -129,7 +129,7 @@ inline void order_pairs(const Tensor& chosen, int64_t experts, int32_t* first, i
 }
 
 // Of expert e = chosen[t,j], for x[t,:] or x[t,j,:]:  u = x·w[e]ᵀ + bias[e];  without gate: y[t,j,:] = act(u);
-// with gate: y = act(x·gate[e]ᵀ + gate_bias[e]) ⊙ u.  An id that names no expert gives zeros.
+// with gate: y = act(x·gate[e]ᵀ + gate_bias[e]) ⊙ beside(act, u).  An id that names no expert gives zeros.
 struct ExpertMatmul {
   static constexpr const char* name = "expert_matmul";
   Tensor x;          // [T, K] f32, the same for all experts of a token, or [T, k, K]
@@ -179,7 +179,7 @@ struct ExpertMatmul {
         for (int32_t i = first[size_t(e)]; i < first[size_t(e + 1)]; ++i) {
           const int32_t p = pair[size_t(i)];
           const float u = product(row, bias, e, n, token(p));
-          y.row<float>(p)[n] = gate.present() ? activate(act, product(gate_row, gate_bias, e, n, token(p))) * u : activate(act, u);
+          y.row<float>(p)[n] = gate.present() ? activate(act, product(gate_row, gate_bias, e, n, token(p))) * beside(act, u) : activate(act, u);
         }
       }
     }

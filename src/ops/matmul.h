@@ -8,7 +8,7 @@
 
 namespace folio {
 
-// u = x·wᵀ + bias;  without gate: y = act(u) + add;  with gate: y = act(x·gateᵀ + gate_bias) ⊙ u + add
+// u = x·wᵀ + bias;  without gate: y = act(u) + add;  with gate: y = act(x·gateᵀ + gate_bias) ⊙ beside(act, u) + add
 struct Matmul {
   static constexpr const char* name = "matmul";
   Tensor x;          // [T, K] f32
@@ -52,7 +52,7 @@ struct Matmul {
       format(w.type).to_float(w.row_bytes(n), row.data(), w.cols());
       for (int64_t t = 0; t < x.dim(0); ++t) {
         const float u = product(bias, n, t);
-        const float v = gate.present() ? gated[size_t(t)] * u : activate(act, u);
+        const float v = gate.present() ? gated[size_t(t)] * beside(act, u) : activate(act, u);
         y.row<float>(t)[n] = v + (add.present() ? add.row<float>(t)[n] : 0);
       }
     }

@@ -26,8 +26,9 @@ std::vector<float> rope_frequencies(int64_t n, double theta, const RopeScaling& 
   std::vector<float> freq(static_cast<size_t>(n / 2));
   double low = 0, high = 0;
   if (scaling.kind == RopeScaling::Kind::yarn) {
-    low = std::max(0.0, std::floor(yarn_pair(scaling.beta_fast, n, theta, scaling)));
-    high = std::min(double(n - 1), std::ceil(yarn_pair(scaling.beta_slow, n, theta, scaling)));
+    low = yarn_pair(scaling.beta_fast, n, theta, scaling), high = yarn_pair(scaling.beta_slow, n, theta, scaling);
+    if (scaling.whole_pairs) low = std::floor(low), high = std::ceil(high);
+    low = std::max(low, 0.0), high = std::min(high, double(n - 1));
     if (high == low) high += 0.001;  // the ramp has no width: avoid 0/0, as the published code does
   }
   for (int64_t i = 0; i < n / 2; ++i) {

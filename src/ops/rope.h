@@ -62,6 +62,7 @@ struct RopeScaling {
   double original_context = 0;                      // llama3, yarn
   double low_freq_factor = 1, high_freq_factor = 4; // llama3
   double beta_fast = 32, beta_slow = 1;             // yarn
+  bool whole_pairs = true;                          // yarn: its ramp begins and ends at whole pairs
 };
 
 // The n/2 frequencies of rotary dimensions n with base theta: theta^(−2i/n), then scaled.

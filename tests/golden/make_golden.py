@@ -40,6 +40,9 @@ DEEPSEEK = LLAMA | dict(num_key_value_heads=4, kv_lora_rank=32, qk_nope_head_dim
                         first_k_dense_replace=2)   # no layer has experts
 EXPERTS = dict(first_k_dense_replace=1, n_routed_experts=8, num_experts_per_tok=3, n_group=4, topk_group=2, n_shared_experts=1,
                moe_intermediate_size=16, routed_scaling_factor=1.5)
+GPT_OSS = LLAMA | dict(num_hidden_layers=3, head_dim=16, intermediate_size=32, num_local_experts=6, num_experts_per_tok=2, sliding_window=24,
+                       rope_parameters={"rope_type": "yarn", "rope_theta": 150000.0, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                                        "truncate": False, "original_max_position_embeddings": 32})
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -82,6 +85,9 @@ CASES = {
                 "float16"),
     "qwen3_moe": ("Qwen3Moe", LLAMA | dict(head_dim=16, moe_intermediate_size=32, num_experts=8, num_experts_per_tok=2, norm_topk_prob=True)
                   | rope("default", 1000000.0), 40, "bfloat16"),
+    # Sinks, windows and full attention in turn, biases everywhere; values of the experts beyond the limit of 7. Then its experts in mxfp4.
+    "gpt_oss": ("GptOss", GPT_OSS, 140, "bfloat16"),
+    "gpt_oss_mxfp4": ("GptOss", GPT_OSS | dict(num_hidden_layers=2), 40, "mxfp4"),
     # A dense layer, then experts beside a gated shared one; weights that do not add up to 1.
     "qwen2_moe": ("Qwen2Moe", LLAMA | dict(moe_intermediate_size=32, num_experts=6, num_experts_per_tok=3, mlp_only_layers=[0],
                                            shared_expert_intermediate_size=64) | rope("default", 1000000.0), 40, "float32"),
@@ -99,7 +105,8 @@ CASES = {
                                                routed_scaling_factor=1.5, norm_topk_prob=True, pad_token_id=0), 140, "float32"),
 }
 DECODE = dict.fromkeys(["mamba2", "mixtral", "qwen3_moe", "qwen2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v2_moe",
-                        "deepseek_v3_moe", "qwen3_next", "kimi_linear"], 40)  # steps; the others take STEPS
+                        "deepseek_v3_moe", "qwen3_next", "kimi_linear", "gpt_oss",
+                        "gpt_oss_mxfp4"], 40)  # steps; the others take STEPS
 
 
 def decays(name, x):
@@ -117,11 +124,15 @@ def randomise(model, seed):
             x = decays(name, x)
         elif less_one and "norm" in name and "linear_attn" not in name:
             x = x * 0.2
+        elif name.endswith(("self_attn.sinks", "mlp.router.bias")):
+            pass
+        elif name.endswith("gate_up_proj_bias"):
+            x = x * 4  # some are beyond the limit of gpt-oss
         elif p.dim() == 1:
             x = x * 0.1 + (1 if "norm" in name or ".ln_" in name else 0) * (not name.endswith("bias"))
         elif "embed" in name or "wte" in name or "wpe" in name:
             x = x * (0.3 if model.config.tie_word_embeddings else 1)
-        elif name.endswith("mlp.gate.weight"):
+        elif name.endswith(("mlp.gate.weight", "mlp.router.weight")):
             x = x * (4 / math.sqrt(p.shape[-1]))  # routers that have opinions
         else:
             x = x * (1.4 / math.sqrt(p.shape[-1]))  # more, and float32's own error comes near the tolerance of the tests
@@ -176,6 +187,28 @@ def save_float8(model, folder, kind):
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+
+
+def save_mxfp4(model, folder):
+    """Writes the checkpoint with its experts as gpt-oss publishes them: what they stand for, transformers says."""
+    out = {}
+    for name, p in model.named_parameters():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            out[name] = p.data.bfloat16()
+            continue
+        x = p.data.transpose(1, 2).reshape(p.shape[0], p.shape[2], -1, 32)
+        exponent = torch.floor(torch.log2(x.abs().amax(-1, keepdim=True) / 4))   # the largest becomes 4 to 8, and at most 6
+        code = (x.abs() / 2**exponent).unsqueeze(-1).sub(E2M1).abs().argmin(-1) + 8 * (x < 0)
+        out[name + "_blocks"] = (code[..., 0::2] + 16 * code[..., 1::2]).byte()
+        out[name + "_scales"] = (exponent.squeeze(-1) + 127).byte()
+    safetensors.torch.save_file(out, folder / "model.safetensors")
+    config = json.loads(model.config.to_json_string()) | {"architectures": [type(model).__name__], "quantization_config": {"quant_method": "mxfp4"}}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    plain = transformers.Mxfp4Config(dequantize=True)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", quantization_config=plain).eval()
+
+
 @torch.no_grad()
 def expected(model, length, seed, steps):
     """Prompt, its logits, greedy ids and theirs; and the smallest margin of a choice."""
@@ -208,6 +241,8 @@ def make_model(name):
         if dtype in FLOAT8:
             save_float8(model, folder, dtype)
             stored = model
+        elif dtype == "mxfp4":
+            stored = save_mxfp4(model, folder)
         else:
             shards = {"max_shard_size": "60KB"} if name == "qwen3" else {}  # one of them in several files
             model.to(getattr(torch, dtype)).save_pretrained(folder, **shards)

@@ -103,6 +103,28 @@ static void known_numbers(CaseList<Attend>& list) {
   put(op, std::vector<float>(8, 0.0f), std::vector<float>(4, none));
 }
 
+// A logit for each head that has no value: o is smaller, lse larger; one that is far below the keys' or −∞ changes nothing.
+static void known_sinks(CaseList<Attend>& list) {
+  const float none = -std::numeric_limits<float>::infinity();
+  auto put = [&](Attend op, const std::vector<float>& sink, const std::vector<float>& o, const std::vector<float>& lse) {
+    op.sink = list.values({2}, sink);
+    list.known(op, {list.values({2, 2, 2}, o), list.values({2, 2}, lse)});
+  };
+  Attend op = by_hand(list);
+  put(op, {0.5f, -1}, {1.08174134f, 1.69808961f, 1.37423335f, 2.21134207f, 0.311668953f, 1.44126693f, 0.977537638f, 4.31069341f},
+      {1.45802009f, 0.814672325f, 2.39514422f, 1.7474821f});
+  put(op, {40, -40}, {1.97494148e-17f, 3.10021211e-17f, 1.6416426f, 2.6416426f, 1.45248676e-17f, 6.71681001e-17f, 1.04447716f, 4.60587976f},
+      {40, 0.636871006f, 40, 1.68124718f});
+  op.window = 2, op.sinks = 1;
+  put(op, {3, none}, {0.204480887f, 0.320988813f, 1.6416426f, 2.6416426f, -0.0550194855f, 0.331995741f, 0.178602172f, 4.87415387f},
+      {3.12387296f, 0.636871006f, 3.32351956f, 1.31467232f});
+  op = by_hand(list), op.window = 3, op.softcap = 2, op.slopes = list.values({2}, {0.5f, 0.25f});
+  put(op, {-0.25f, 2}, {1.44107481f, 2.15978622f, 0.315192322f, 0.494230694f, -0.0285601147f, 1.56615745f, 0.286888592f, 1.81528921f},
+      {1.01837413f, 2.19727891f, 1.39326064f, 2.41639944f});
+  op = by_hand(list), op.seq = list.ints({2}, {-1, 0}), op.page = list.ints({1, 2}, {-1, -1});  // padding has no sink, no keys have one
+  put(op, {0.5f, none}, std::vector<float>(8, 0.0f), {none, none, 0.5f, none});
+}
+
 // Prompts of more rows than a tile has, that begin and end within pages; every shape that kernels have; and all options, some together.
 static void prompts(CaseList<Attend>& list, DType type) {
   auto put = [&](const Attend& op) { list.add(op, allowed(list, op)); };
@@ -123,6 +145,35 @@ static void prompts(CaseList<Attend>& list, DType type) {
   op.page.row<int32_t>(0)[1] = -1;
   put(op);
   put(attention(list, {.lengths = {30, 70}, .fresh = 35, .heads = 2, .groups = 1, .size = 16, .width = 16, .type = type, .shuffle = true}));
+}
+
+// Learned sinks of every size, with all that changes how the keys are cut up: windows, first tokens, groups, parts, prompts, padding.
+static void learned_sinks(CaseList<Attend>& list, DType type) {
+  auto put = [&](Attend op) {
+    const float none = -std::numeric_limits<float>::infinity();
+    op.sink = list.normal({op.q.dim(1)}, F32, 2);
+    if (op.q.dim(1) > 2) op.sink.at<float>()[0] = none, op.sink.at<float>()[1] = 12, op.sink.at<float>()[2] = -1000;
+    list.add(op, allowed(list, op));
+  };
+  for (int length : {1, 65, 200}) put(attention(list, {.lengths = {length}, .type = type}));
+  put(attention(list, {.lengths = {1000}, .size = 16, .width = 16, .type = type}));   // in parts
+  put(attention(list, {.lengths = {700, 5, 300}, .heads = 8, .groups = 1, .size = 16, .width = 16, .padding = 1, .type = type}));
+  put(attention(list, {.lengths = {40, 90}, .fresh = 8, .padding = 3, .type = type, .shuffle = true}));
+  put(attention(list, {.lengths = {70}, .fresh = 4, .heads = 3, .groups = 3, .size = 5, .width = 7, .type = type}));
+  Attend op = attention(list, {.lengths = {170, 3}, .fresh = 9, .padding = 1, .type = type});
+  op.window = 64, op.sinks = 4;
+  put(op);
+  op.softcap = 1.5f, op.slopes = list.uniform(0.01, 0.5, {4});
+  put(op);
+  op = attention(list, {.lengths = {190}, .fresh = 4, .type = type});
+  for (int i : {0, 1, 2}) op.page.row<int32_t>(0)[i] = -1;   // nothing but the sink
+  put(op);
+  put(attention(list, {.lengths = {90, 160, 67}, .fresh = 80, .heads = 6, .groups = 2, .size = 16, .width = 16, .padding = 5, .type = type}));
+  put(attention(list, {.lengths = {390}, .fresh = 130, .heads = 1, .groups = 1, .type = type}));
+  put(attention(list, {.lengths = {150}, .fresh = 75, .heads = 2, .groups = 1, .size = 136, .width = 72, .type = type}));
+  op = attention(list, {.lengths = {200}, .fresh = 140, .heads = 2, .groups = 2, .size = 32, .width = 32, .padding = 3, .type = type});
+  op.window = 70;
+  put(op);
 }
 
 CASES(Attend) {
@@ -170,6 +221,8 @@ CASES(Attend) {
         put(attention(*this, {.lengths = {70}, .fresh = fresh, .heads = 2, .groups = 1, .size = size, .width = width, .type = type}));
     prompts(*this, type);
   }
+  known_sinks(*this);
+  for (DType type : {F32, F16, BF16}) learned_sinks(*this, type);
 }
 
 CASES(Merge) {
@@ -190,11 +243,12 @@ CASES(Merge) {
     }
 }
 
-// Attention over the pages left of `cut` and over the others, merged, is attention over all.
+// Attention over the pages left of `cut` and over the others, merged, is attention over all. The first part has the sinks of all heads.
 static void expect_parts_make_the_whole(Device& device, DType type, int cut) {
   Inputs in;
-  const Attend whole = attention(in, {.lengths = {190, 70}, .fresh = 9, .type = type});
-  Attend left = whole, right = whole;
+  Attend whole = attention(in, {.lengths = {190, 70}, .fresh = 9, .type = type}), right = whole;
+  if (cut % 2) whole.sink = in.normal({4}, F32, 3);
+  Attend left = whole;
   left.page = in.store().copy(whole.page), right.page = in.store().copy(whole.page);
   for (int64_t b = 0; b < 2; ++b)
     for (int64_t i = 0; i < whole.page.cols(); ++i) (i < cut ? right : left).page.row<int32_t>(b)[i] = -1;

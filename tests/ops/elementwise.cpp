@@ -5,7 +5,7 @@
 namespace folio {
 
 static const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
-static const std::vector<Act> acts = {Act::none, Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh};
+static const std::vector<Act> acts = {Act::none, Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh, Act::swiglu_oai};
 
 CASES(Add) {
   known({.a = values({1, 3}, {1, 2, 3}), .b = values({1, 3}, {10, -2, 0.5f})}, {values({1, 3}, {11, 0, 3.5f})});
@@ -102,6 +102,7 @@ CASES(Activate) {
       {-0.14227762f, -0.268941421f, -0.188770334f, 0, 0.311229666f, 0.731058579f, 1.76159416f, 9.99954602f},
       {-0.00404969409f, -0.158655254f, -0.154268769f, 0, 0.345731231f, 0.841344746f, 1.95449974f, 10},
       {-0.00363739208f, -0.158808009f, -0.15428599f, 0, 0.34571401f, 0.841191991f, 1.95459769f, 10},
+      {-0.0180713097f, -0.154204234f, -0.149611563f, 0, 0.350388437f, 0.845795766f, 1.93565862f, 6.99995313f},   // x·σ(1.702x) of at most 7
   };
   for (size_t i = 0; i < acts.size(); ++i) known({.x = values({2, 4}, x), .act = acts[i]}, {values({2, 4}, y[i])});
   for (Act act : acts) {
@@ -115,9 +116,12 @@ CASES(Glu) {
   known({.gate = gate, .up = up, .act = Act::silu}, {values({1, 4}, {-0.537882843f, 0, 2.92423431f, -0.880797078f})});
   known({.gate = gate, .up = up, .act = Act::gelu}, {values({1, 4}, {-0.317310508f, 0, 3.36537898f, -0.977249868f})});
   known({.gate = gate, .up = up, .act = Act::relu}, {values({1, 4}, {0, 0, 4, -1})});
+  known({.gate = values({1, 4}, {1, 2, 9, nan}), .up = values({1, 4}, {8, -8, 0, 1}), .act = Act::swiglu_oai},
+        {values({1, 4}, {6.76636613f, -11.6139517f, 6.99995313f, nan})});
   for (Act act : acts)
     for (int64_t rows : {1, 5}) add({.gate = normal({rows, 333}), .up = normal({rows, 333}), .act = act});
   add({.gate = normal({4, 3, 50}), .up = normal({4, 3, 50})});
+  add({.gate = normal({5, 333}, F32, 8), .up = normal({5, 333}, F32, 8), .act = Act::swiglu_oai});
 }
 
 CASES(Softcap) {

@@ -77,7 +77,7 @@ static Tensor allowed(Inputs& in, const ExpertMatmul& op) {
       const size_t row = size_t((e * features + f) * n);
       const Sum u = product(token, error, &w[row], bias(op.bias, e, f));
       if (op.gate.present())
-        t.row<float>(p)[f] = float(error_of(u, through(op.act, product(token, error, &gate[row], bias(op.gate_bias, e, f)))));
+        t.row<float>(p)[f] = float(error_of(op.act, u, through(op.act, product(token, error, &gate[row], bias(op.gate_bias, e, f)))));
       else t.row<float>(p)[f] = float(through(op.act, u).error);
     }
   }
@@ -116,7 +116,7 @@ CASES(ExpertMatmul) {
     const bool blocks = format(type).block > 1;
     auto whole = [&](int64_t k) { return (k + format(type).block - 1) / format(type).block * format(type).block; };
     static constexpr int parts[] = {0, 2, 8, 15, 1, 7, 9, 10};
-    static constexpr Act acts[] = {Act::silu, Act::none, Act::gelu, Act::relu2};
+    static constexpr Act acts[] = {Act::silu, Act::none, Act::gelu, Act::relu2, Act::swiglu_oai};
     static constexpr Sizes sizes[] = {{1, 1, 4, 20, 64}, {1, 8, 64, 12, 64}, {2, 2, 4, 33, 96}, {2, 8, 16, 20, 64}, {7, 2, 5, 37, 64},
                                       {8, 8, 16, 16, 64}, {7, 1, 64, 20, 64}, {64, 1, 4, 20, 64}, {64, 2, 8, 37, 64}, {72, 8, 16, 16, 64},
                                       {130, 2, 4, 40, 64}, {130, 8, 60, 8, 64}};
@@ -125,7 +125,7 @@ CASES(ExpertMatmul) {
       for (int i = 0; i < 2; ++i, ++turn) {
         Sizes now = s;
         now.inputs = blocks || turn % 3 ? whole(s.inputs) : s.inputs - 15;
-        put(random_op(*this, type, now, parts[turn % 8], acts[turn % 4]));
+        put(random_op(*this, type, now, parts[turn % 8], acts[turn % 5]));
       }
     // Rows long enough to be split; tiles of 128 tokens; one expert that all choose beside many that nobody does, and padding.
     put(random_op(*this, type, {1, 2, 3, 7, whole(blocks ? 2112 : 1100)}, 2, Act::silu));

@@ -5,7 +5,7 @@
 
 namespace folio {
 
-static const std::vector<Act> acts = {Act::none, Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh};
+static const std::vector<Act> acts = {Act::none, Act::relu, Act::relu2, Act::silu, Act::gelu, Act::gelu_tanh, Act::swiglu_oai};
 
 // The error of each result that follows from it, through activation and gate.
 static Tensor allowed(Inputs& in, const Matmul& op) {
@@ -19,7 +19,7 @@ static Tensor allowed(Inputs& in, const Matmul& op) {
     for (int64_t f = 0; f < t.dim(1); ++f) {
       const Sum u = product(token, e, &w[size_t(f) * n], bias(op.bias, f));
       if (op.gate.present())
-        t.row<float>(i)[f] = float(error_of(u, through(op.act, product(token, e, &gate[size_t(f) * n], bias(op.gate_bias, f)))));
+        t.row<float>(i)[f] = float(error_of(op.act, u, through(op.act, product(token, e, &gate[size_t(f) * n], bias(op.gate_bias, f)))));
       else t.row<float>(i)[f] = float(through(op.act, u).error);
     }
   }
@@ -66,6 +66,11 @@ CASES(Matmul) {
          .add = values({1, 2}, {1, 1}),
          .act = Act::silu},
         {values({1, 2}, {-1.68941421f, 2.76159416f})});  // silu(−1)·10 + 1, silu(2)·1 + 1
+  // −1·σ(−1.702)·(7 + 1) and 2·σ(3.404)·(1 + 1); then 7·σ(11.914)·(−7 + 1).
+  known({.x = x, .w = w, .bias = values({2}, {-1, 0}), .gate = gate, .gate_bias = values({2}, {3, 0}), .act = Act::swiglu_oai},
+        {values({1, 2}, {-1.23363387f, 3.87131725f})});
+  known({.x = values({1, 2}, {1, -40}), .w = values({1, 2}, {3, 4}), .gate = values({1, 2}, {0, -2}), .act = Act::swiglu_oai},
+        {values({1, 1}, {-41.9997188f})});
   known({.x = values({1, 32}, std::vector<float>(32, 2.0f)), .w = raw(Q8_0, {1, 32}, extreme(Q8_0, 1))}, {values({1, 1}, {-128 * 64})});
   known({.x = values({1, 64}, std::vector<float>(64, 2.0f)), .w = raw(Q4_0, {1, 64}, extreme(Q4_0, 2))}, {values({1, 1}, {(7 - 8) * 64})});
   known({.x = values({1, 192}, std::vector<float>(192, 2.0f)), .w = raw(F8_E4M3, {1, 192}, extreme(F8_E4M3, 3))},
@@ -80,7 +85,7 @@ CASES(Matmul) {
       put(random_op(*this, type, tokens, 67, blocks ? whole(k) : k - 31, 0, Act::none));
       for (int i = 0; i < 2; ++i, ++turn) {  // epilogues take turns
         static constexpr int parts[] = {1, 8, 2, 10, 15, 7, 9, 3, 11};
-        put(random_op(*this, type, tokens, 20, blocks ? 64 : 50, parts[turn % 9], acts[size_t(turn % 6)]));
+        put(random_op(*this, type, tokens, 20, blocks ? 64 : 50, parts[turn % 9], acts[size_t(turn % 7)]));
       }
     }
     for (Act act : acts)
@@ -90,7 +95,7 @@ CASES(Matmul) {
     // Tiles of 128 tokens and 128 or 256 rows, several for each block; many steps of k.
     static constexpr int64_t tiles[][4] = {{65, 200, 136, 0}, {140, 600, 72, 9}, {70, 136, 600, 1}, {200, 70, 64, 15}, {130, 520, 40, 11}};
     if (type == F16 || type == BF16)
-      for (const auto& [tokens, n, k, parts] : tiles) put(random_op(*this, type, tokens, n, k, int(parts), acts[size_t(turn++ % 6)]));
+      for (const auto& [tokens, n, k, parts] : tiles) put(random_op(*this, type, tokens, n, k, int(parts), acts[size_t(turn++ % 7)]));
     if (!blocks)
       for (int64_t k : {1, 7, 15, 33, 63}) put(random_op(*this, type, 4, 5, k, 1, Act::none));
     for (int64_t tokens : {1, 2, 8}) put(random_op(*this, type, tokens, 24, 64, 15, Act::silu));  // gated, rows of whole vectors

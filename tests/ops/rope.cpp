@@ -150,6 +150,9 @@ TEST(RopeFrequencies, Yarn) {
                       9.1293532e-07f,
                       5.92843435e-07f,
                       3.84981632e-07f});
+  const RopeScaling between{.kind = RopeScaling::Kind::yarn, .factor = 32, .original_context = 4096, .whole_pairs = false};   // gpt-oss
+  expect_frequencies(16, 150000, between,
+                     {1.f, 0.225418001f, 0.0508132726f, 0.00679495931f, 0.000456483918f, 1.8188337e-05f, 4.09997847e-06f, 9.24208962e-07f});
   const RopeScaling narrow{.kind = RopeScaling::Kind::yarn, .factor = 16, .original_context = 64, .beta_fast = 4, .beta_slow = 2};
   expect_frequencies(
       16, 1e4, narrow,

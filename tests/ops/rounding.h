@@ -44,9 +44,9 @@ inline Sum through(Act act, const Sum& s) {
   return {at, std::max(std::fabs(up - at), std::fabs(down - at)) + 1e-6 * std::fabs(at)};
 }
 
-// The error of u ⊙ open.
-inline double error_of(const Sum& u, const Sum& open) {
-  return std::fabs(open.value) * u.error + open.error * (std::fabs(u.value) + u.error);
+// The error of beside(act, u) ⊙ open.
+inline double error_of(Act act, const Sum& u, const Sum& open) {
+  return std::fabs(open.value) * u.error + open.error * (std::fabs(beside(act, float(u.value))) + u.error);
 }
 
 }  // namespace folio

@@ -47,7 +47,6 @@ def test_the_same_in_gguf(refuse, tmp_path):
     ({"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, ["'longrope'", "yarn"]),
     ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, ["'dynamic'"]),
     ({"rope_scaling": {"type": "linear"}}, ["'factor'"]),
-    ({"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}}, ["truncate"]),
     ({"hidden_act": "mish"}, ["'mish'", "silu"]),
     ({"hidden_size": None}, ["'hidden_size'"]),
     ({"hidden_size": "64"}, ["hidden_size"]),

@@ -60,6 +60,8 @@ def _resolve(model, part, used):
     if stored is None:
         raise ConvertError(f"'{model.path}' has no tensor '{part.name}', expected of shape {_shape(part.shape)}")
     used.add(part.name)
+    if stored.format == "u8":
+        raise ConvertError(f"'{model.path}': tensor '{part.name}' is of bytes (U8), expected numbers")
     if stored.shape != part.shape:
         raise ConvertError(f"'{model.path}': tensor '{part.name}' is {_shape(stored.shape)}, expected {_shape(part.shape)}")
     stored = _by_elements(stored)
@@ -77,7 +79,7 @@ def _format(model, want, parts, kind, marks):
     foreign = sorted({f for f in have if f not in quant.FLOATS})
     if foreign:
         marks[want.name] = f"from {', '.join(foreign)}"
-    chosen = kind or quant.widest([("f32" if f == "int8" else "f16") if f in foreign else f for f in have])
+    chosen = kind or quant.widest([{"int8": "f32", "mxfp4": "bf16"}.get(f, "f16") if f in foreign else f for f in have])
     if not kind and len(set(have)) > 1:
         marks[want.name] = f"from {', '.join(sorted(set(have)))}, the widest kept"
     block = quant.block_of(chosen)[0]

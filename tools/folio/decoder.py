@@ -5,7 +5,7 @@ A source fills in a Decoder (what the layers are) and a table of its own names. 
 .folio with the pieces of the source it is made of and the shape each must have; assemble.py does the rest.
 
 A table maps a part to a name of the source, {i} being the layer: embed, positions, head, norm_out, norm_mix, norm_ffn,
-q k v or qkv, out, q_norm, k_norm, gate up or gate_up, down. Its bias is the name with ".bias" for ".weight".
+q k v or qkv, out, q_norm, k_norm, sink, gate up or gate_up, down. Its bias is the name with ".bias" for ".weight".
 """
 import math
 from dataclasses import dataclass, field
@@ -47,6 +47,7 @@ class Decoder:
     ffn_bias: bool = False
     own_head: bool = True           # false: embed.weight serves
     qk_norm: bool = False
+    sink: bool = False              # a learned logit of each head
     window: int = 0
     windowed: list = field(default_factory=list)  # per layer, whether the window holds; empty: in all
     rope: dict = field(default_factory=dict)      # mixer.N.* keys; empty: none
@@ -162,6 +163,8 @@ def wanted(d, table, conv1d=False):
         if d.qk_norm:
             out.vector(layer + "mix.q_norm.weight", "q_norm", D, i)
             out.vector(layer + "mix.k_norm.weight", "k_norm", D, i)
+        if d.sink:
+            out.vector(layer + "mix.sink", "sink", H, i)
         out.linear(layer + "mix.out", [("out", C, None)], H * D, d.out_bias, i)
         out.norm(layer + "norm_ffn", "norm_ffn", C, i)
         if d.sparse and d.sparse[i]:

@@ -73,7 +73,7 @@ class Experts:
         def stack(ours_name, part, rows, columns, half=None):
             if half is not None:    # rows half·F .. of each expert of gate_up
                 pieces = [Part(name("gate_up"), (E, 2 * F, C), ((2 * j + half) * F, (2 * j + half + 1) * F)) for j in range(E)]
-            elif "gate_up" in self.names:
+            elif "{j}" not in self.names[part]:
                 pieces = [Part(name(part), (E, rows, columns))]
             else:
                 pieces = [Part(name(part, j), (rows, columns)) for j in range(E)]

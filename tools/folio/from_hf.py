@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from . import ConvertError, experts, float8, from_deepseek, from_fla, from_kimi, from_qwen3_next, safetensors_file, vocabulary_hf
+from . import ConvertError, experts, float8, from_deepseek, from_fla, from_gpt_oss, from_kimi, from_qwen3_next, safetensors_file, vocabulary_hf
 from .assemble import Model
 from .decoder import ACTIVATIONS, Decoder
 
@@ -38,6 +38,7 @@ ARCHITECTURES = {
         "num_key_value_heads": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632}),
     "Qwen3MoeForCausalLM": ("qwen3_moe", BASE | APART, LLAMA_DEFAULTS | {
         "num_key_value_heads": 4, "num_experts_per_tok": 8, "moe_intermediate_size": 768}),
+    "GptOssForCausalLM": ("gpt_oss", BASE | APART | {"sink": LAYER + "self_attn.sinks"}, from_gpt_oss.DEFAULTS),
     "Phi3ForCausalLM": ("phi3", BASE | FUSED, LLAMA_DEFAULTS | {"rms_norm_eps": 1e-5}),
     "DeepseekV2ForCausalLM": ("deepseek_v2", {}, from_deepseek.FAMILIES["deepseek_v2"]),
     "DeepseekV3ForCausalLM": ("deepseek_v3", {}, from_deepseek.FAMILIES["deepseek_v3"]),
@@ -131,6 +132,8 @@ def _float8(source, config, family, tensors):
     """The tensors, float8 ones joined with their scales; notes on what was left out."""
     quantised = config.get("quantization_config", {})
     method = quantised.get("quant_method")
+    if family == "gpt_oss" and method in (None, "mxfp4"):
+        return from_gpt_oss.join(source, tensors), []
     if quantised and method not in float8.METHODS:
         raise ConvertError(f"'{config.path}': the checkpoint is quantised by {method}, only plain floats and float8 can be read")
     block = quantised.get("weight_block_size") or [128, 128]
@@ -193,8 +196,10 @@ def _gpt2(config):
 
 def _experts(config, family, tensors, layers):
     """What a Decoder is told of experts; nothing if the family has none."""
-    if family not in ("mixtral", "qwen2_moe", "qwen3_moe"):
+    if family not in ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss"):
         return {}
+    if family == "gpt_oss":
+        return dict(zip(("experts", "sparse"), from_gpt_oss.experts(config, layers)))
     act = _act(config, "hidden_act")
     if family == "mixtral":
         found = experts.mixtral(config, tensors, act, layers)
@@ -218,7 +223,7 @@ def _llama(config, family, tensors):
         eps=config.get("rms_norm_eps"), act=_act(config, "hidden_act"), out_bias=bias,
         qkv_bias=bias or family == "qwen2" or (family == "qwen2_moe" and config.get("qkv_bias", True)),
         ffn_bias=bool(config.get("mlp_bias", False)), own_head=not config.get("tie_word_embeddings", False),
-        qk_norm=family.startswith("qwen3"), window=window, windowed=windowed, rope=_rope(config, size),
+        qk_norm=family.startswith("qwen3"), sink=family == "gpt_oss", window=window, windowed=windowed, rope=_rope(config, size),
         **_experts(config, family, tensors, layers))
 
 
@@ -227,10 +232,14 @@ def _window(config, family, layers):
     if family == "llama" or (family.startswith("qwen") and not config.get("use_sliding_window", False)):
         return 0, []
     window = config.get("sliding_window", 0)
-    if not window or not family.startswith("qwen"):
+    if not window or not family.startswith(("qwen", "gpt_oss")):
         return window, []
-    first = config.get("max_window_layers")
-    kinds = config.get("layer_types") or ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
+    if family == "gpt_oss":
+        usual = [("full_attention" if i % 2 else "sliding_attention") for i in range(layers)]
+    else:
+        first = config.get("max_window_layers")
+        usual = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
+    kinds = config.get("layer_types") or usual
     strange = set(kinds) - {"full_attention", "sliding_attention"}
     if strange or len(kinds) != layers:
         raise ConvertError(f"'{config.path}': layer_types has {len(kinds)} entries of {', '.join(sorted(set(kinds)))}")
@@ -257,11 +266,11 @@ def _rope(config, size):
         return rope | {"rope_scaling": "llama3", "rope_factor": number("factor"), "rope_original_context": original,
                        "rope_low_freq_factor": number("low_freq_factor"), "rope_high_freq_factor": number("high_freq_factor")}
     if kind == "yarn":
-        if given.get("truncate", True) is not True:
-            raise ConvertError(f"'{config.path}': yarn with truncate = {given['truncate']} is not supported")
         factor = number("factor") if given.get("factor") is not None else context / original
         rope |= {"rope_scaling": "yarn", "rope_factor": factor, "rope_original_context": original,
                  "rope_beta_fast": float(given.get("beta_fast") or 32), "rope_beta_slow": float(given.get("beta_slow") or 1)}
+        if given.get("truncate", True) is False:
+            rope["rope_truncate"] = 0
         mscale = _mscale(factor, given)
         return rope if mscale is None else rope | {"rope_mscale": mscale}
     raise ConvertError(f"'{config.path}' uses the rope scaling '{kind}'; known are linear, llama3 and yarn")

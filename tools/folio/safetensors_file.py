@@ -12,7 +12,8 @@ from . import ConvertError
 from .format import Cursor
 from .stored import Stored, map_file
 
-DTYPES = {"F32": ("f32", 4), "F16": ("f16", 2), "BF16": ("bf16", 2), "F8_E4M3": ("e4m3", 1)}  # float8.py makes weights of e4m3
+# float8.py makes weights of e4m3, from_gpt_oss.py of bytes
+DTYPES = {"F32": ("f32", 4), "F16": ("f16", 2), "BF16": ("bf16", 2), "F8_E4M3": ("e4m3", 1), "U8": ("u8", 1)}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 

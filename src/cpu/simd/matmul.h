@@ -35,7 +35,7 @@ struct MatmulFormat {
 };
 
 // The rest, for one token and some features, once their sums stand in the first-level cache:
-// y = act(u + bias) + add, or with a gate y = act(gate + gate_bias) · (u + bias) + add.
+// y = act(u + bias) + add, or with a gate y = act(gate + gate_bias) · beside(act, u + bias) + add.
 struct MatmulFinish {
   const float* u;
   const float *gate, *bias, *gate_bias, *add;              // null: absent

@@ -19,7 +19,16 @@ FOLIO_INLINE Vec activate(Vec x) {
   if constexpr (act == 3) return x * sigmoid(x);
   if constexpr (act == 4) return x * normal_cdf(x);
   if constexpr (act == 5) return x * sigmoid(splat(1.59576912f) * fma(splat(0.044715f) * x * x, x, x));
+  if constexpr (act == 6) {
+    const Vec c = min(splat(7), x);   // in this order NaN stays
+    return c * sigmoid(splat(1.702f) * c);
+  }
   return x;
+}
+template <int act>
+FOLIO_INLINE Vec beside(Vec up) {
+  if constexpr (act == 6) return max(splat(-7), min(splat(7), up)) + splat(1);
+  return up;
 }
 
 template <int act>
@@ -30,7 +39,7 @@ void finish_with(const MatmulFinish& f) {
     if (f.gate) {
       Vec g = get(f.gate + i);
       if (f.gate_bias) g += get(f.gate_bias + i);
-      u = activate<act>(g) * u;
+      u = activate<act>(g) * beside<act>(u);
     } else {
       u = activate<act>(u);
     }
@@ -50,6 +59,7 @@ void matmul_finish(const MatmulFinish& f) {
     case 3: return finish_with<3>(f);
     case 4: return finish_with<4>(f);
     case 5: return finish_with<5>(f);
+    case 6: return finish_with<6>(f);
     default: return finish_with<0>(f);
   }
 }
