@@ -48,7 +48,8 @@ int64_t LatentAttention::weight_count() const {
   return in_.count() + (q_rank_ ? q_up_.count() : 0) + k_up_.count() + v_up_.count() + out_.count();
 }
 
-// Expanded where a step brings a sequence so many tokens that it is less work; that hangs on the step's shape alone.
+// Expanded where a step brings a sequence so many tokens that it is less work; that hangs on the step's shape alone, and changes the last
+// digits, so where they must not change nothing is.
 Tensor LatentAttention::extend(Tensor x, Tensor residual, const LayerMemory& memory, const Step& s) const {
   const Tensor in = s.graph->record(Matmul{.x = x, .w = in_, .bias = in_bias_}).y;   // [T, q | c | r]
   const int64_t wide = in.cols() - rank_ - rope_;
@@ -60,7 +61,7 @@ Tensor LatentAttention::extend(Tensor x, Tensor residual, const LayerMemory& mem
   append(rms_norm(in.columns(wide, rank_), latent_norm_, norm_eps_).split_last(1), part(0, rank_), s);
   append(rotate_(in.columns(wide + rank_, rope_).split_last(1), s), part(rank_, rope_), s);
   const Tensor page = s.page[size_t(latent.kind)];
-  const bool expand = s.token.dim(0) / page.dim(0) >= Mla::crossover(rank_, nope_, value_);
+  const bool expand = !s.deterministic && s.token.dim(0) / page.dim(0) >= Mla::crossover(rank_, nope_, value_);
   const Mla mla = s.graph->record(Mla{.q = q.columns(0, nope_), .q_rope = rotate_(q.columns(nope_, rope_), s), .latent = latent.tensor,
                                       .page = page, .seq = s.seq, .pos = s.pos, .k_up = k_up_, .v_up = v_up_, .scale = scale_,
                                       .expand = expand});

@@ -22,6 +22,7 @@ struct EngineOptions {
   int64_t kv_bytes = 0;              // of all that sequences remember; 0: what `sequences` of the longest want
   bool remember = false;             // what texts have left behind, for others that begin alike (state/cache.h)
   Evict evict = Evict::lru;
+  bool deterministic = false;        // a token's logits have the same bits whatever else is in the step and however a text is cut
   bool padded = false;               // step shapes of powers of two on every device: so that two devices record the same graph
 };
 
@@ -80,7 +81,7 @@ class Engine {
   const Model& model_;
   Device& device_;
   int chunk_;
-  bool padded_;
+  bool padded_, deterministic_;
   Cache cache_;
   std::list<Recorded> programs_;   // the most recently used first
   Program* last_ = nullptr;        // what was run last, and how many of its rows were wanted

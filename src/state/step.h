@@ -29,6 +29,7 @@ struct Step {
   Tensor length;              // [B] i32   tokens of each sequence, this step's included
   Tensor wanted;              // [W] i32   places in the step whose logits are wanted
   std::vector<Tensor> page;   // one table [B, most] i32 per kind: pool page of each 64 tokens, -1 where there is none
+  bool deterministic = false; // no choice of arithmetic may hang on how many tokens stand in the step
 };
 
 // A pool of one layer: rows [N, 64, ...] or slabs [N, ...].

@@ -29,6 +29,9 @@ void add_model_flags(CLI::App& app, ModelFlags& flags) {
                  "Number format of the attention cache: auto (f32 for f32 weights, else f16), f32, f16, bf16 or (latent attention alone) q8_0")
       ->check(CLI::IsMember({"auto", "f32", "f16", "bf16", "q8_0"}))
       ->capture_default_str();
+  app.add_flag("--deterministic", flags.deterministic,
+               "The same text whatever else runs with it and however it is cut into steps, on the CPU. Other layers than latent attention keep "
+               "that anyway; prompts of latent attention become slower");
   app.add_flag("--verify", flags.verify, "Check the hash and the numbers of every tensor before anything else");
 }
 
@@ -51,6 +54,7 @@ static Weights open_weights(const ModelFlags& flags) {
 static EngineOptions engine_options(const ModelFlags& flags) {
   EngineOptions options{.context = flags.context, .chunk = flags.chunk, .sequences = flags.sequences, .kv_bytes = int64_t(flags.kv_bytes),
                         .remember = flags.remember, .evict = evict_policy(flags.policy)};
+  options.deterministic = flags.deterministic;
   DType type;
   if (parse_dtype(flags.cache_type, type)) options.cache_type = type;
   return options;

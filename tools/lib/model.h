@@ -23,13 +23,14 @@ struct ModelFlags {
   int chunk = 512;
   std::string cache_type = "auto";
   bool verify = false;
+  bool deterministic = false;
   int sequences = 1;                             // texts at once
   uint64_t kv_bytes = 0;                         // of all that they remember; 0: what so many of the longest want
   bool remember = false;                         // what texts have left behind
   std::string policy = "lru";                    // what of it goes first
 };
 
-// -m --device -t -c -b --cache-type --verify. To be called first: of a flag that is given twice, the last one counts from here on.
+// -m --device -t -c -b --cache-type --verify --deterministic. To be called first: of a flag that is given twice, the last one counts from here on.
 void add_model_flags(CLI::App& app, ModelFlags& flags);
 
 // "cpu", "cuda" or "cuda:N". Throws Error if there is no such device here; `threads` are the CPU's.
