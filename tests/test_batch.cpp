@@ -191,5 +191,31 @@ TEST(Batch, ChoicesMessagesAndOpenAIsForm) {
   EXPECT_EQ(answers[3]["custom_id"], "bad");
 }
 
+TEST(Batch, ACacheFileServesTheNextRun) {
+  write(path("in.jsonl"), some_requests(30));
+  const std::string file = path("kept.kv"), flags = " --batch " + path("in.jsonl") + " -c 256 -o ";
+  ASSERT_EQ(generate("--cache-file " + file + flags + path("kept1.jsonl")).code, 0);
+  const Ran second = generate("--cache-file " + file + flags + path("kept2.jsonl"));
+  ASSERT_EQ(second.code, 0);
+  EXPECT_NE(second.output.find("tokens are remembered"), std::string::npos) << second.output;
+  const auto one = lines_of(path("kept1.jsonl")), two = lines_of(path("kept2.jsonl"));
+  for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(one[i]["text"], two[i]["text"]);
+  EXPECT_EQ(one[0]["usage"]["prompt_tokens_details"]["cached_tokens"], 0);
+  EXPECT_EQ(two[0]["usage"]["prompt_tokens_details"]["cached_tokens"], 128);
+  // Killed while it is written: the old one is there, or the new one; never half of one.
+  for (int i = 1; i < 12; ++i) {
+    fs::remove(path("kept3.jsonl")), fs::remove(path("kept3.jsonl.progress"));
+    run_command("timeout -s KILL 0.0" + std::to_string(i) + " " + FOLIO_BIN_DIR + "/generate -m " + model() + " -q --cache-file " + file + flags +
+                path("kept3.jsonl"));
+  }
+  fs::remove(path("kept3.jsonl")), fs::remove(path("kept3.jsonl.progress"));
+  EXPECT_NE(generate("--cache-file " + file + flags + path("kept3.jsonl")).output.find("tokens are remembered"), std::string::npos);
+  // One that is none is named, and does no harm.
+  write(path("wrong.kv"), "something else, and long enough to have a head of its own: forty-eight bytes");
+  const Ran wrong = generate("-p a -n 3 --cache-file " + path("wrong.kv"));
+  EXPECT_EQ(wrong.code, 0);
+  EXPECT_NE(wrong.output.find("warning: " + path("wrong.kv") + ": no cache file of ours"), std::string::npos) << wrong.output;
+}
+
 }  // namespace
 }  // namespace folio

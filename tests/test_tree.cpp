@@ -8,6 +8,9 @@
 #include <random>
 #include <set>
 
+#include "base/file.h"
+#include "base/hash.h"
+#include "fixtures.h"
 #include "state/cache.h"
 
 namespace folio {
@@ -334,6 +337,98 @@ TEST(RadixCache, ALimitInBytesIsKept) {
   EXPECT_LE(small.bytes(), 100000);
   EXPECT_GT(small.bytes(), 100000 - 2 * 64 * 4 * 2);
   EXPECT_THROW(Cache(*device, spec, {.context = 4096, .sequences = 4, .step_tokens = 64, .bytes = 1000, .remember = true}), Error);
+}
+
+// What each page holds, so that one can see it come back.
+void fill(Cache& cache, const Seq& seq, int32_t salt) {
+  for (const LayerMemory& layer : cache.memory().layers)
+    for (const auto* pools : {&layer.rows, &layer.slabs})
+      for (const Pool& pool : *pools) {
+        std::vector<int32_t> ids(size_t(cache.memory().most_pages));
+        cache.table(seq, pool.kind, ids.data());
+        const int64_t each = pool.tensor.bytes() / pool.tensor.dim(0);
+        for (size_t p = 0; p < ids.size(); ++p)
+          if (ids[p] >= 0) std::memset(pool.tensor.data + ids[p] * each, int(salt + 3 * int32_t(p)) & 255, size_t(each));
+      }
+}
+
+const std::vector<Layer> hybrid = {{}, {.window = 64}, {.keeps = Layer::slabs}, {}};
+const CacheOptions for_files = {.context = 1024, .sequences = 2, .step_tokens = 64, .remember = true};
+
+std::string saved(const std::string& name) {
+  const auto device = cpu(1);
+  Cache cache(*device, spec_of(hybrid), for_files);
+  Seq seq = cache.open({}, "one");
+  const Text text = text_of(300);
+  while (seq.length() < 300) {
+    const int n = int(std::min<int64_t>(64, 300 - seq.length()));
+    EXPECT_TRUE(cache.reserve(seq, n, n));
+    fill(cache, seq, 5);
+    cache.commit(seq, std::span(text).subspan(size_t(seq.length()), size_t(n)));
+  }
+  cache.close(seq);
+  const std::string path = (scratch_dir() / name).string();
+  cache.save(path, 77);
+  return path;
+}
+
+TEST(CacheFile, ComesBackAsItWas) {
+  const std::string path = saved("tree.kv");
+  const auto device = cpu(1);
+  Cache cache(*device, spec_of(hybrid), for_files);
+  EXPECT_EQ(cache.restore(path, 77), 256);
+  EXPECT_EQ(cache.restore(path, 77), 0) << "it is there already";
+  Seq other = cache.open(text_of(300));
+  EXPECT_EQ(other.length(), 0) << "another scope";
+  Seq seq = cache.open(text_of(300), "one");
+  EXPECT_EQ(seq.length(), 256);
+  const Tensor rows = cache.memory().layers[3].row("k").tensor, slabs = cache.memory().layers[2].slab("k").tensor;
+  std::vector<int32_t> ids(size_t(cache.memory().most_pages));
+  cache.table(seq, cache.memory().layers[3].row("k").kind, ids.data());
+  for (int p = 0; p < 4; ++p) EXPECT_EQ(uint8_t(rows.data[ids[size_t(p)] * (rows.bytes() / rows.dim(0)) + 17]), 5 + 3 * p);
+  cache.table(seq, cache.memory().layers[2].slab("k").kind, ids.data());
+  EXPECT_EQ(uint8_t(slabs.data[ids[3] * (slabs.bytes() / slabs.dim(0))]), 5 + 3 * 3);
+  cache.close(seq), cache.close(other);
+  Cache small(*device, spec_of(hybrid), {.context = 128, .sequences = 1, .step_tokens = 64, .remember = true});
+  EXPECT_EQ(small.restore(path, 77), 128) << "as much as there is room for";
+}
+
+TEST(CacheFile, ForeignAndDamagedOnesAreRefused) {
+  const std::string path = saved("good.kv"), bad = path + ".bad", good = read_file(path);
+  const auto device = cpu(1);
+  auto refused = [&](const std::string& bytes, uint64_t fingerprint, const std::vector<Layer>& layers = hybrid) {
+    FileWriter out(bad);
+    out.write(bytes);
+    out.commit();
+    Cache cache(*device, spec_of(layers), for_files);
+    try {
+      cache.restore(bad, fingerprint);
+    } catch (const Error&) {
+      for (int k = 0; k < cache.memory().kinds; ++k) EXPECT_EQ(cache.available_pages(k), cache.pages(k));
+      return true;
+    }
+    return false;
+  };
+  EXPECT_FALSE(refused(good, 77));
+  EXPECT_TRUE(refused(good, 78)) << "another model";
+  EXPECT_TRUE(refused(good, 77, {{}}));
+  EXPECT_TRUE(refused(good, 77, {{}, {.window = 64}, {.keeps = Layer::slabs}})) << "a layer less";
+  for (size_t n : {size_t(0), size_t(7), size_t(40), good.size() / 2, good.size() - 1})
+    EXPECT_TRUE(n == 0 || refused(good.substr(0, n), 77)) << n;   // MappedFile refuses the empty one
+  for (size_t i = 0; i < good.size(); i += 1 + i / 9) {
+    std::string flipped = good;
+    flipped[i] = char(flipped[i] ^ 16);
+    EXPECT_TRUE(refused(flipped, 77)) << "byte " << i;
+  }
+  // Numbers that lie, under a hash that does not.
+  for (size_t at = 32; at < 200; at += 4) {
+    std::string forged = good;
+    const uint32_t much = 0x7fffffff;
+    std::memcpy(&forged[at], &much, 4);
+    const uint64_t hash = hash64(&forged[48], forged.size() - 48);
+    std::memcpy(&forged[24], &hash, 8);
+    refused(forged, 77);   // or harmless: nothing falls
+  }
 }
 
 }  // namespace

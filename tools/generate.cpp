@@ -261,7 +261,12 @@ int Session::run() {
     last_ = answer(*prompt);
     close_line(last_);
   }
-  if (flags_.interactive) return converse(prompt.has_value());
+  if (flags_.interactive) {
+    const int code = converse(prompt.has_value());
+    model_.save_cache();
+    return code;
+  }
+  model_.save_cache();
   print_statistics();
   return last_.finish == Finish::interrupted ? 128 + SIGINT : 0;
 }
@@ -269,6 +274,8 @@ int Session::run() {
 void add_flags(CLI::App& app, Flags& flags) {
   const std::string prompt = "The prompt (otherwise standard input, unless it is a terminal)", output = "What is written";
   add_model_flags(app, flags.model);
+  app.add_option("--cache-file", flags.model.cache_file,
+                 "Keep what texts have left behind in this file, for later runs with the same model; one that does not fit is left alone");
   auto* p = app.add_option("-p,--prompt", flags.prompt, "The text to continue; with --chat the first message")->group(prompt);
   auto* f =
       app.add_option("-f,--file", flags.file, "A file with that text, without the newline at its end; - is standard input")->group(prompt);

@@ -12,4 +12,15 @@ namespace folio {
 // The XXH3-64 hash of `bytes` bytes at `data`, seed 0. The same value on every machine.
 inline uint64_t hash64(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
 
+// The same of bytes that come in pieces.
+class Hash64 {
+ public:
+  Hash64() { XXH3_64bits_reset(&state_); }
+  void add(const void* data, size_t bytes) { XXH3_64bits_update(&state_, data, bytes); }
+  uint64_t value() const { return XXH3_64bits_digest(&state_); }
+
+ private:
+  XXH3_state_t state_;
+};
+
 }  // namespace folio

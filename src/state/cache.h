@@ -82,6 +82,12 @@ class Cache {
   // Gives its pages back.
   void close(Seq& seq);
 
+  // Writes what is remembered to a file (state/cache_file.cpp), and takes it up again, as far as there is room; tokens that were new.
+  // `fingerprint`: of all that the rows hang on, the weights above all. Throws Error if the file cannot be written, or is not ours, damaged,
+  // or of another fingerprint; nothing is remembered of it then but what stood before the damage.
+  void save(const std::string& path, uint64_t fingerprint) const;
+  int64_t restore(const std::string& path, uint64_t fingerprint);
+
   const Memory& memory() const { return memory_; }
   const CacheOptions& options() const { return options_; }
   // Writes the sequence's page table of one kind: memory().most_pages ids.
@@ -111,6 +117,7 @@ class Cache {
   int add_kind(Kind kind);
   void register_kinds(const StateSpec& spec);
   void size_kinds();
+  template <class F> void each_pool(int kind, F f) const;
   Pool pool(const std::string& name, DType type, const Shape& shape, int kind);
   bool resumable(std::span<RadixTree::Node* const> path) const;
   // The nodes of the text's full pages as far as they are remembered, and how many of them one can go on from.

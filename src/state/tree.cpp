@@ -71,13 +71,13 @@ RadixTree::Node* RadixTree::add(Node* parent, std::span<const Token> tokens) {
   return &node;
 }
 
-void RadixTree::give(Node* node, int kind, int32_t id) {
+void RadixTree::give(Node* node, int kind, int32_t id, Worth worth) {
   assert(node->page[size_t(kind)] < 0 && id >= 0);
   node->page[size_t(kind)] = id;
   ++pages_[size_t(kind)];
   locked_[size_t(kind)] += node->locks > 0;
   node->worthless = false;
-  if (node->pins[size_t(kind)] == 0) loosen(node, kind, Worth::passed);
+  if (node->pins[size_t(kind)] == 0) loosen(node, kind, worth);
 }
 
 // Nobody before a node is older than it, so that leaves go before what they stand on.

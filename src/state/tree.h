@@ -85,7 +85,13 @@ class RadixTree {
   // At most `most` tokens that went on from the node and some tokens behind it, fewer than a page: of the children that fit, the first.
   std::vector<Token> continuation(const Node* node, std::span<const Token> behind, int most) const;
   Node* add(Node* node, std::span<const Token> tokens);                 // a new one, without pages
-  void give(Node* node, int kind, int32_t id);                          // its page from now on
+  void give(Node* node, int kind, int32_t id, Worth worth = Worth::passed);   // its page from now on
+  const std::map<std::string, Node*, std::less<>>& roots() const { return roots_; }
+  // f(node) for each but the roots, parents first.
+  template <class F> void each(F f) const {
+    for (const Node& node : nodes_)
+      if (node.parent) f(node);
+  }
   void touch(Node* node);                                               // it and all before it were used
   void lock(Node* node);                                                // whoever locks a node has locked those before it, too
   void unlock(Node* node);

@@ -309,7 +309,9 @@ int run_batch(OpenModel& model, const BatchFlags& flags, const DraftFlags& draft
   SchedulerOptions scheduling{.step_tokens = model.engine->chunk(), .running = flags.texts, .order = order_of(flags.schedule),
                               .most_drafts = draft.most, .always_draft = draft.always};
   if (draft.any()) scheduling.drafter = [&](const Request& r) { return drafting.drafter(r.sampling, r.scope); };
-  return Batch(model, flags, scheduling, defaults, answers, quiet).run(requests, interrupt);
+  const int code = Batch(model, flags, scheduling, defaults, answers, quiet).run(requests, interrupt);
+  model.save_cache();
+  return code;
 }
 
 }  // namespace folio

@@ -4,7 +4,10 @@
 #include <charconv>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 
+#include "base/error.h"
+#include "base/hash.h"
 #include "base/threads.h"
 #include "tools/lib/main.h"
 #include "tools/lib/vocabulary.h"
@@ -55,6 +58,7 @@ static EngineOptions engine_options(const ModelFlags& flags) {
   EngineOptions options{.context = flags.context, .chunk = flags.chunk, .sequences = flags.sequences, .kv_bytes = int64_t(flags.kv_bytes),
                         .remember = flags.remember, .evict = evict_policy(flags.policy)};
   options.deterministic = flags.deterministic;
+  options.remember = flags.remember || !flags.cache_file.empty();
   DType type;
   if (parse_dtype(flags.cache_type, type)) options.cache_type = type;
   return options;
@@ -71,12 +75,30 @@ std::unique_ptr<Device> open_device(const std::string& name, int threads) {
 
 OpenModel::OpenModel(const ModelFlags& flags)
     : load_seconds(-seconds_now()), weights(open_weights(flags)), options(engine_options(flags)),
-      threads(flags.threads > 0 ? flags.threads : hardware_threads()) {
+      threads(flags.threads > 0 ? flags.threads : hardware_threads()), cache_file(flags.cache_file) {
   model = load_model(weights);
   if (weights.has("tokenizer.kind")) tokenizer.emplace(read_vocabulary(weights));
   device = open_device(flags.device, threads);
   engine = std::make_unique<Engine>(*model, *device, options);
   load_seconds += seconds_now();
+  if (cache_file.empty() || !std::filesystem::exists(cache_file)) return;
+  try {
+    const double start = seconds_now();
+    const int64_t tokens = engine->cache().restore(cache_file, cache_fingerprint());
+    std::fprintf(stderr, "%s: %s tokens are remembered, %.0f ms\n", cache_file.c_str(), with_commas(tokens).c_str(), (seconds_now() - start) * 1e3);
+  } catch (const Error& error) {   // a cache is a help and no more
+    std::fprintf(stderr, "warning: %s; going on without it\n", error.what());
+  }
+}
+
+uint64_t OpenModel::cache_fingerprint() const {
+  const uint64_t parts[] = {weights.index_hash(), uint64_t(weights.file_bytes()), uint64_t(options.cache_type.value_or(model->natural_rows())),
+                            uint64_t(page_tokens)};
+  return hash64(parts, sizeof parts);
+}
+
+void OpenModel::save_cache() const {
+  if (!cache_file.empty()) engine->cache().save(cache_file, cache_fingerprint());
 }
 
 void OpenModel::warn() const {

@@ -28,6 +28,7 @@ struct ModelFlags {
   uint64_t kv_bytes = 0;                         // of all that they remember; 0: what so many of the longest want
   bool remember = false;                         // what texts have left behind
   std::string policy = "lru";                    // what of it goes first
+  std::string cache_file;                        // where that is kept between runs; empty: nowhere
 };
 
 // -m --device -t -c -b --cache-type --verify --deterministic. To be called first: of a flag that is given twice, the last one counts from here on.
@@ -47,14 +48,18 @@ struct OpenModel {
   EngineOptions options;
   std::unique_ptr<Engine> engine;
   int threads;
+  std::string cache_file;
 
   int64_t vocab() const { return model->vocab(); }
   // One line on standard error if the context is longer than what the model can look back on.
   void warn() const;
+  uint64_t cache_fingerprint() const;
   // The ids of a text that is to be continued. Throws Error if there is no tokenizer.
   std::vector<Token> encode(std::string_view text) const;
   // Tokens that end a text: the tokenizer's, and the one that begins another, for models that learned from one long stream.
   std::vector<Token> ends() const;
+  // What is remembered, to the cache file if there is one.
+  void save_cache() const;
   // The matrices of the layers as one piece of memory: what a step reads most of.
   std::span<const std::byte> layers() const;
 };
