@@ -89,8 +89,8 @@ class Unit {
   void fold_slab(int64_t page, int64_t id);
   void onto(const Bucket& to, bool add);
   void product(const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t b_row, float* o, int64_t o_row, int64_t rows,
-               int64_t depth, int64_t columns, float by, bool add, int64_t sees = 0) const {
-    inner_.product({a, a_row, a_depth, b, b_row, o, o_row, int(rows), int(depth), int(columns), by, add, int(sees)});
+               int64_t depth, int64_t columns, bool minus, bool add, int64_t sees = 0) const {
+    inner_.product({a, a_row, a_depth, b, b_row, o, o_row, int(rows), int(depth), int(columns), minus, add, int(sees)});
   }
 
   const LogLinear& op_;
@@ -180,9 +180,9 @@ void Unit::solve(const Piece& piece) {
   for (int64_t first = piece.from, last; first < piece.to; first = last) {
     last = std::min(first + 8, piece.to);
     const float* L = p + (first - piece.from) * P;
-    product(L, P, 1, x, J, x + first * J, J, last - first, first, J, -1, true);
+    product(L, P, 1, x, J, x + first * J, J, last - first, first, J, true, true);
     for (int64_t t = first + 1; t < last; ++t)
-      product(L + (t - first) * P + first, P, 1, x + first * J, J, x + t * J, J, 1, t - first, J, -1, true);
+      product(L + (t - first) * P + first, P, 1, x + first * J, J, x + t * J, J, 1, t - first, J, true, true);
   }
   for (int64_t t = piece.from; leads() && t < piece.to; ++t) {
     std::copy_n(x + t * J, P, pool_row(op_.rows_x, t, h_));
@@ -195,17 +195,23 @@ void Unit::outputs(const Piece& piece) {
   const float* q = op_.q.row<float>(piece.first * op_.q.dim(1) + group_);
   float *a = own(at_.p), *y = own(at_.y);
   inner_.scores(q, op_.q.stride[0], own(at_.keys), own(at_.b), nullptr, a, int(piece.from), int(n), int(piece.to), int(K), true);
-  if (delta_) product(a, P, 1, own(at_.x), J, y, J, n, piece.to, J, 1, false, piece.from + 1);
+  if (delta_) product(a, P, 1, own(at_.x), J, y, J, n, piece.to, J, false, false, piece.from + 1);
   const int64_t a_row = delta_ ? J : P;
   if (delta_) a = y;
   for (int64_t r = 0; r < n; ++r) {
     const int64_t t = piece.from + r;
     const float decay = std::exp(own(at_.b)[t]);
     for (int64_t i = 0; i < K; ++i) own(at_.read)[r * K + i] = decay * q[r * op_.q.stride[0] + i] - (delta_ ? y[r * J + P + i] : 0);
-    for (int64_t s = 0; s <= t; ++s) a[r * a_row + s] *= op_.weight(piece.first + r, h_, LogLinear::level_of(t, s));
+    a[r * a_row + t] *= op_.weight(piece.first + r, h_, 0);
+    for (int m = 0; m + 1 < LogLinear::fine; ++m) {   // a level of rows before t for each bit of t
+      if (!(t >> m & 1)) continue;
+      const float weight = op_.weight(piece.first + r, h_, m + 1);
+      float* const level = a + r * a_row + (t >> (m + 1) << (m + 1));
+      for (int64_t s = 0; s < int64_t(1) << m; ++s) level[s] *= weight;
+    }
   }
   product(a, a_row, 1, own(at_.u), columns_, op_.o.row<float>(piece.first * op_.heads() + h_) + from_, op_.heads() * at_.V, n, piece.to,
-          columns_, 1, false, piece.from + 1);
+          columns_, false, false, piece.from + 1);
   read_buckets(piece);
 }
 
@@ -219,7 +225,7 @@ void Unit::read_buckets(const Piece& piece) {
       for (int64_t i = 0; i < K; ++i) own(at_.weighed)[r * K + i] = weight * own(at_.read)[r * K + i];
     }
     product(own(at_.weighed), K, 1, bucket_[m].S, bucket_[m].stride, op_.o.row<float>(piece.first * op_.heads() + h_) + from_,
-            op_.heads() * at_.V, n, K, columns_, 1, true);
+            op_.heads() * at_.V, n, K, columns_, false, true);
   }
 }
 
@@ -231,7 +237,7 @@ void Unit::onto(const Bucket& to, bool add) {
     const float decay = decay_to_end(s);
     for (int64_t e = 0; e < columns_; ++e) own(at_.moved)[s * columns_ + e] *= decay;
   }
-  product(own(at_.keys), 1, at_.K, own(at_.moved), columns_, to.S, to.stride, at_.K, P, columns_, 1, add);
+  product(own(at_.keys), 1, at_.K, own(at_.moved), columns_, to.S, to.stride, at_.K, P, columns_, false, add);
 }
 
 void Unit::fold_chain(int64_t page, int64_t id) {
@@ -270,9 +276,9 @@ void Unit::fold_slab(int64_t page, int64_t id) {
   // m's matrix `old`, if there is one, after this page's tokens, and with the page's own if it is bucket j.
   auto put = [&](int m, const float* old, int64_t old_stride) {
     const Bucket to = {id < 0 ? own(at_.kept) + m * K * columns_ : matrix(id, m), id < 0 ? columns_ : op_.S.stride[2], 0, -1};
-    if (m == j) product(x, J, 1, own(at_.u), columns_, moved, columns_, P, P, columns_, 1, false);
+    if (m == j) product(x, J, 1, own(at_.u), columns_, moved, columns_, P, P, columns_, false, false);
     if (old) {
-      product(x + P, J, 1, old, old_stride, moved, columns_, P, K, columns_, -1, m == j);
+      product(x + P, J, 1, old, old_stride, moved, columns_, P, K, columns_, true, m == j);
       inner_.sum(to.S, to.stride, &old, &old_stride, &decay, 1, int(K), int(columns_));
     }
     onto(to, old != nullptr);

@@ -19,22 +19,27 @@ struct LinearPage {
   int64_t rows_k_stride, rows_u_stride, rows_g_stride;
   bool writes_k;                           // of the heads that share a key one writes its row
   const float *S, *z;                      // before the page; null: zeros, or no normaliser
-  int64_t S_stride;
+  int64_t S_stride;                        // 0: as linear_inner.h keeps it, in linear_state_floats(K, V)
   float *S_to, *z_to;                      // behind it, if it fills and somebody wants it, else null; may be S and z themselves
   int64_t S_to_stride;
   bool normalise;
-  int ahead;                               // rows of the run's next page, whose inputs lie behind this one's; fetched meanwhile
-  float* rows_k_ahead;                     // and its row 0 in the pool, if ahead > 0 and writes_k
+  const LinearPage* next;                  // what this worker does behind it, or null; its inputs are taken meanwhile if there is time,
+  bool ready;                              //   and then they are ready
+  int side;                                // 0 or 1, the other one than the page before has: which buffers inputs are in
   float* scratch;                          // linear_floats(K, V), at a multiple of 64 bytes
 };
 
 struct LinearInner {
-  void (*page)(const LinearPage&);
+  bool (*page)(const LinearPage&);         // true: the next page's inputs are ready
 };
 
+// Floats of a row, an odd number of cache lines, so that a column of rows does not meet in few places of the cache.
+inline int64_t linear_pitch(int64_t K) { return ((K + 15) / 16 | 1) * 16; }
+inline int64_t linear_across(int64_t V) { return (V + 63) / 64 * 64; }
+inline int64_t linear_state_floats(int64_t K, int64_t V) { return K * linear_across(V); }
 inline int64_t linear_floats(int64_t K, int64_t V) {
-  const int64_t wide = (K + 15) / 16 * 16, across = (V + 31) / 32 * 32;
-  return 64 * 9 * wide + 4 * wide + K * across + 2 * 64 * across + 2 * 64 * 64 + 4 * 64;
+  const int64_t pitch = linear_pitch(K), across = linear_across(V);
+  return 2 * 64 * (3 * pitch + across) + 64 * 5 * pitch + 4 * pitch + K * across + 64 * 64 + 2 * 64 * 64 + 6 * 64;
 }
 
 }  // namespace folio

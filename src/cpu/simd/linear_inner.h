@@ -2,67 +2,85 @@
 // Linear over one page of one head, in the page form of ops/linear.h. With lanes along the value, everything that grows with T is one
 // kind of product, sums[rows of a tile][panel] += a · b, on three pairs of factors:
 //
-//   S₀ [K][V]          u_t += (−β·k·e^b)_t · S₀        o_t  = (scale·q·e^b)_t · S₀
+//   S₀ [K][V]          u_t += −β·e^b_t·(k_t · S₀)       o_t  = scale·e^b_t·(q_t · S₀)
 //   rows u [t][V]      u_t += Σ_{s<t} A[t][s]·u_s      o_t += Σ_{s≤t} P[t][s]·u_s        P, A: scores, with decay, scale and −β
-//   page [64][V]       S    = e^b₆₃ ⊙ S₀ + Σ_s (k_s ⊙ e^(b₆₃ − b_s))ᵀ u_s
+//   page [64][V]       S    = e^b₆₃ ⊙ S₀ + Σ_s k_sᵀ (e^(b₆₃ − b_s) u_s)
 //
-// Each number is one chain of multiply-adds in ascending order, whatever the tile and however many rows are new: so a token's bits do
-// not depend on how the step was cut, nor on later tokens, of which nothing is added to it, were it times zero.
+// Each number is one chain of multiply-adds in ascending order, and each score one such chain a lane and one tree over the lanes,
+// whatever the tile and however many rows are new: so a token's bits do not depend on how the step was cut, nor on later tokens, of which
+// nothing is added to it, were it times zero.
 //
 // Decays between two rows are exponentials of sums of log decays of the rows between them, never of differences of sums, which lose
 // digits behind a strong decay, and never of a positive number. One a channel they are taken in blocks of 16 rows: from a key of an
 // earlier block to the block's beginning (into the key), from there to the row (into the query); within a block pair by pair.
+//
+// Rows lie far apart in memory, as many bytes as a token has in all heads, so nothing but us fetches them in time, and asked for all at
+// once they would be waited for: between short stretches of the sums a row of the next page is taken, and some are asked for (LinearTake).
 #pragma once
 #include "cpu/simd/linear.h"
 #include "cpu/simd/transpose.h"
 
-#ifndef FOLIO_UNROLL
-#define FOLIO_UNROLL _Pragma("GCC unroll 16")
-#endif
 
 namespace folio {
 namespace {
 
 constexpr int linear_block = 16;
-// A tile in registers: rows × vectors.
+// A tile in registers: rows × vectors. Rows that are asked for scores together.
 #if FOLIO_SET == FOLIO_SET_avx512
-constexpr int linear_tile = 8, linear_vectors = 2, linear_wide = 8;
+constexpr int linear_tile = 6, linear_vectors = 4, linear_wide = 8, linear_asks = 4;
 #elif FOLIO_SET == FOLIO_SET_neon
-constexpr int linear_tile = 4, linear_vectors = 4, linear_wide = 8;
+constexpr int linear_tile = 4, linear_vectors = 4, linear_wide = 8, linear_asks = 2;
 #else
-constexpr int linear_tile = 4, linear_vectors = 2, linear_wide = 4;
+constexpr int linear_tile = 4, linear_vectors = 2, linear_wide = 4, linear_asks = 2;
 #endif
 constexpr int linear_panel = linear_vectors * Vec::lanes;   // values lie in panels as wide as the tile: [panel][row][linear_panel]
+template <int N> struct LinearCount { static constexpr int count = N; };
+
+// The inputs of a page, padded with zeros: [64][pitch], and u, which begins as v or β·v, in panels [64][linear_panel].
+struct LinearSide {
+  int wide, across, pitch;   // K and V up to whole registers and panels; a row's floats
+  float *q, *keys, *gates, *u;
+  explicit LinearSide(const LinearPage& p) : wide((p.K + 15) / 16 * 16), across(int(linear_across(p.V))), pitch(int(linear_pitch(p.K))) {
+    q = p.scratch + p.side * 64 * (3 * int64_t(pitch) + across);
+    keys = q + 64 * pitch, gates = keys + 64 * pitch, u = gates + 64 * pitch;
+  }
+};
 
 // The page and its scratch.
 struct LinearWork {
   const LinearPage& p;
-  int wide, across;                 // K and V up to whole registers and panels
-  float *keys, *queries;            // [64][wide]    k of all rows; q of the new ones, times what its scores want
-  float *asks;                      // [64][wide]    the same of k, for the delta rule; may be `keys`
-  float *q_state, *k_state;         // [64][wide]    scale·q·e^b, −β·k·e^b of the new rows
-  float *decayed, *turned;          // [64][wide]    keys with decay; keys turned, in panels [K][linear_panel]
-  float *update;                    // [K][64]       keys with the decay to the page's end, turned
-  float *gates;                     // [64][wide]    log decays a channel
+  LinearSide in;
+  int wide, pitch;
+  bool token;                       // one row that decodes
+  bool few;                         // so few rows are new that those in the pools, and S, are read where they lie
+  int there;                        // rows that are: 0, or from
+  float *queries, *asks;            // [64][pitch]   with one decay a channel: scale·q and −β·k, decayed from the block's beginning
+  float *q_state, *k_state;         //               the same from the page's beginning
+  float *decayed;                   //               keys with decay
   float *sum, *part, *z, *total;    // [wide]
   float *P, *A;                     // [64][64]
-  float *u, *o;                     // panels [64][linear_panel]
+  float *moved;                     // [64][linear_panel]   u with the decay to the page's end
   float *S;                         // panels [K][linear_panel]
-  float *gate, *between, *until, *norm;   // [64]   log decays; sums to the row at hand; e^b; normaliser
+  float *gate, *q_by, *k_by;        // [64]   log decays; factors of what the row has from S
+  float *until, *to_end, *norm;     //        b; e^(b₆₃ − b); normaliser
+  const float* key[64];
 
-  explicit LinearWork(const LinearPage& page) : p(page), wide((page.K + 15) / 16 * 16), across((page.V + 31) / 32 * 32) {
-    float* at = page.scratch;
+  explicit LinearWork(const LinearPage& page)
+      : p(page), in(page), wide(in.wide), pitch(in.pitch) {
+    token = p.to - p.from == 1 && !p.S_to && (!p.S || p.S_stride > 0);
+    few = token || (!p.S_to && p.to - p.from <= 2 * linear_tile && p.V % linear_panel == 0);
+    there = few ? p.from : 0;
+    const int64_t row = 64 * int64_t(pitch);
+    float* at = p.scratch + 2 * (3 * row + 64 * in.across);
     auto take = [&](int64_t n) {
       float* const begin = at;
       at += n;
       return begin;
     };
-    const int64_t row = 64 * int64_t(wide);
-    keys = take(row), queries = take(row), asks = take(row), q_state = take(row), k_state = take(row), decayed = take(row);
-    turned = take(row), update = take(row), gates = take(row);
+    queries = take(row), asks = take(row), q_state = take(row), k_state = take(row), decayed = take(row);
     sum = take(wide), part = take(wide), z = take(wide), total = take(wide);
-    S = take(int64_t(page.K) * across), u = take(64 * int64_t(across)), o = take(64 * int64_t(across));
-    P = take(4096), A = take(4096), gate = take(64), between = take(64), until = take(64), norm = take(64);
+    S = take(int64_t(p.K) * in.across), moved = take(64 * linear_panel), P = take(4096), A = take(4096);
+    gate = take(64), q_by = take(64), k_by = take(64), until = take(64), to_end = take(64), norm = take(64);
   }
 };
 
@@ -74,138 +92,214 @@ FOLIO_INLINE void linear_store(float* row, int at, int width, Vec a) {
   else if (width > at) store_n(row + at, a, width - at);
 }
 
-// to = from, with zeros up to `wide`.
-FOLIO_INLINE void linear_copy(float* to, const float* from, int width, int wide) {
-  for (int c = 0; c < wide; c += Vec::lanes) store(to + c, linear_load(from, c, width));
-}
-
-// Rows 0 .. count − 1 of `from`, turned: number c of row s at to[s / linear_panel · panel_stride + c · stride + s % linear_panel].
-void linear_turn(const float* from, int64_t from_stride, int count, int width, float* to, int64_t panel_stride, int64_t stride) {
-  constexpr int lanes = Vec::lanes;
-  for (int s = 0; s < count; s += lanes)
-    for (int c = 0; c < width; c += lanes) {
-      Vec square[lanes];
-      for (int i = 0; i < lanes; ++i) square[i] = load(from + (s + i) * from_stride + c);
-      transpose(square);
-      float* at = to + s / linear_panel * panel_stride + c * stride + s % linear_panel;
-      for (int i = 0; i < lanes && c + i < width; ++i) store(at + i * stride, square[i]);
-    }
-}
-
-// sums += a · b, rows of a `a_stride` apart, a row of the panel b every `b_stride`.
-template <int R>
-FOLIO_INLINE void linear_add(Vec (&sums)[R][linear_vectors], const float* a, int64_t a_stride, int depth, const float* b,
-                             int64_t b_stride) {
-  constexpr int lanes = Vec::lanes, N = linear_vectors;
-  for (int d = 0; d < depth; ++d, b += b_stride) {
-    Vec x[N];
-    for (int n = 0; n < N; ++n) x[n] = load(b + n * lanes);
-    FOLIO_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const Vec y = splat(a[r * a_stride + d]);
-      for (int n = 0; n < N; ++n) sums[r][n] = fma(y, x[n], sums[r][n]);
-    }
-  }
-}
-template <int R> FOLIO_INLINE void linear_get(Vec (&sums)[R][linear_vectors], const float* from, int64_t stride) {
-  for (int r = 0; r < R; ++r)
-    for (int n = 0; n < linear_vectors; ++n) sums[r][n] = load(from + r * stride + n * Vec::lanes);
-}
-template <int R> FOLIO_INLINE void linear_put(const Vec (&sums)[R][linear_vectors], float* to, int64_t stride) {
-  for (int r = 0; r < R; ++r)
-    for (int n = 0; n < linear_vectors; ++n) store(to + r * stride + n * Vec::lanes, sums[r][n]);
-}
-
-// each(LinearRows<R>(), row): tiles of linear_tile rows as far as they go, one of half as many, single rows.
-template <int R> struct LinearRows { static constexpr int count = R; };
-template <class Each> FOLIO_INLINE void linear_tiles(int from, int to, Each each) {
-  for (int row = from; row < to;) {
-    constexpr int half = linear_tile / 2;
-    if (to - row >= linear_tile) each(LinearRows<linear_tile>(), row), row += linear_tile;
-    else if (to - row >= half) each(LinearRows<half>(), row), row += half;
-    else each(LinearRows<1>(), row), ++row;
-  }
-}
-
 // --- What is there, and what the step brings.
 
-void linear_gather(const LinearWork& w) {
-  const LinearPage& p = w.p;
-  const int lanes = Vec::lanes, last = (p.to + lanes - 1) / lanes * lanes;
-  for (int row = 0; row < p.to; ++row) {
-    const bool fresh = row >= p.from;
-    const int64_t i = row - p.from;
-    float* const key = w.keys + row * w.wide;
-    linear_copy(key, fresh ? p.k + i * p.k_stride : p.rows_k + row * p.rows_k_stride, p.K, w.wide);
-    for (int c = 0; fresh && p.writes_k && c < p.K; c += lanes) linear_store(p.rows_k + row * p.rows_k_stride, c, p.K, load(key + c));
-    if (p.decay == LinearPage::scalar) {
-      w.gate[row] = fresh ? p.g[i * p.g_stride] : p.rows_g[row * p.rows_g_stride];
-      if (fresh) p.rows_g[row * p.rows_g_stride] = w.gate[row];
-    } else if (p.decay == LinearPage::channel) {
-      float* const gate = w.gates + row * w.wide;
-      linear_copy(gate, fresh ? p.g + i * p.g_stride : p.rows_g + row * p.rows_g_stride, p.K, w.wide);
-      for (int c = 0; fresh && c < p.K; c += lanes) linear_store(p.rows_g + row * p.rows_g_stride, c, p.K, load(gate + c));
-    }
-    const float* value = fresh ? p.v + i * p.v_stride : p.rows_u + row * p.rows_u_stride;
-    const Vec by = splat(fresh && p.beta ? p.beta[i * p.beta_stride] : 1);
-    for (int at = 0; at < w.across; at += lanes)
-      store(w.u + int64_t(at / linear_panel) * 64 * linear_panel + row * linear_panel + at % linear_panel,
-            linear_load(value, at, p.V) * by);
+// Takes a page's inputs to its side, row by row, and writes its keys and gates to their pools. And asks for the rows of results.
+struct LinearTake {
+  struct Rows {
+    const float* from;        // of the first new row
+    int64_t stride;
+    float* to;                // its first vectors side by side, the next ones `panel` further on
+    int64_t row, panel;
+    float* pool;              // or null
+    int64_t pool_stride;
+    int width, vectors;
+    const float* by;          // a factor of each row, or null
+    int64_t by_stride;
+  } list[4];
+  static constexpr int early = 8;   // a row is asked for so many rows before it is taken
+  int count = 0, rows = 0, which = 0, row = 0;
+  float *o = nullptr, *u = nullptr;
+  int64_t o_stride = 0, u_stride = 0;
+  int results = 0;
+
+  explicit LinearTake(const LinearPage* next) {
+    if (!next) return;
+    const LinearPage& p = *next;
+    const LinearSide in(p);
+    rows = p.to - p.from;
+    auto add = [&](const float* from, int64_t stride, float* to, float* pool, int64_t pool_stride) {
+      if (pool) pool += p.from * pool_stride;
+      list[count++] = {from, stride, to + p.from * in.pitch, in.pitch, linear_panel, pool, pool_stride,
+                       p.K, in.wide / Vec::lanes, nullptr, 0};
+    };
+    add(p.k, p.k_stride, in.keys, p.writes_k ? p.rows_k : nullptr, p.rows_k_stride);
+    add(p.q, p.q_stride, in.q, nullptr, 0);
+    if (p.decay == LinearPage::channel) add(p.g, p.g_stride, in.gates, p.rows_g, p.rows_g_stride);
+    list[count++] = {p.v, p.v_stride, in.u + p.from * linear_panel, linear_panel, 64 * linear_panel, nullptr, 0,
+                     p.V, in.across / Vec::lanes, p.beta, p.beta_stride};
   }
-  for (int row = p.to; row < last; ++row) linear_copy(w.keys + row * w.wide, w.keys, 0, w.wide);
+  bool done() const { return which == count; }
+  FOLIO_INLINE void next() {
+    constexpr int lanes = Vec::lanes, N = linear_vectors;
+    const Rows& x = list[which];
+    const float* from = x.from + row * x.stride;
+    float* to = x.to + row * x.row;
+    const Vec by = splat(x.by ? x.by[row * x.by_stride] : 1);
+    int i = 0;
+    for (; (i + N) * lanes <= x.width; i += N, to += x.panel) {
+      FOLIO_UNROLL
+      for (int n = 0; n < N; ++n) store(to + n * lanes, load(from + (i + n) * lanes) * by);
+    }
+    for (int n = 0; i + n < x.vectors; ++n) store(to + n * lanes, linear_load(from, (i + n) * lanes, x.width) * by);
+    if (x.pool) {
+      float* const pool = x.pool + row * x.pool_stride;
+      int c = 0;
+      for (; c + lanes <= x.width; c += lanes) store(pool + c, load(from + c));
+      linear_store(pool, c, x.width, linear_load(from, c, x.width));
+    }
+    const bool wraps = row + early >= rows;
+    if (const int soon = wraps ? row + early - rows : row + early; soon < rows && which + wraps < count) {
+      const Rows& y = list[which + wraps];
+      const float* at = y.from + soon * y.stride;
+      for (int c = 0; c < y.width; c += 16) __builtin_prefetch(at + c, 0, 2);
+      at = y.pool + soon * y.pool_stride;
+      for (int c = 0; y.pool && c < y.width; c += 16) __builtin_prefetch(at + c, 0, 2);
+    }
+    if (++row == rows) row = 0, ++which;
+  }
+  FOLIO_INLINE void some() {
+    if (results > 0) {
+      for (int c = 0; c < linear_panel; c += 16) {
+        __builtin_prefetch(o + c, 0, 2);
+        __builtin_prefetch(u + c, 0, 2);
+      }
+      --results, o += o_stride, u += u_stride;
+    }
+    if (!done()) next();
+  }
+  void all() {
+    while (!done()) next();
+  }
+};
+
+// Old rows too, unless they are read where they lie; decays a channel need them side by side.
+void linear_gather(LinearWork& w) {
+  const LinearPage& p = w.p;
+  constexpr int lanes = Vec::lanes;
+  if (!p.ready) LinearTake(&p).all();
+  const bool copies = !w.few || p.decay == LinearPage::channel;
+  for (int row = 0; row < p.from; ++row) {
+    for (int c = 0; copies && c < w.wide; c += lanes)
+      store(w.in.keys + row * w.pitch + c, linear_load(p.rows_k + row * p.rows_k_stride, c, p.K));
+    for (int c = 0; p.decay == LinearPage::channel && c < w.wide; c += lanes)
+      store(w.in.gates + row * w.pitch + c, linear_load(p.rows_g + row * p.rows_g_stride, c, p.K));
+    for (int at = 0; !w.few && at < w.in.across; at += lanes)
+      store(w.in.u + int64_t(at / linear_panel) * 64 * linear_panel + row * linear_panel + at % linear_panel,
+            linear_load(p.rows_u + row * p.rows_u_stride, at, p.V));
+  }
+  for (int row = 0; row < 64; ++row)
+    w.key[row] = row < p.from && !copies ? p.rows_k + row * p.rows_k_stride : w.in.keys + (row < p.to ? row : p.to - 1) * w.pitch;
+}
+
+void linear_gates(const LinearWork& w) {
+  const LinearPage& p = w.p;
+  if (p.decay != LinearPage::scalar) return;
+  for (int row = 0; row < p.from; ++row) w.gate[row] = p.rows_g[row * p.rows_g_stride];
+  for (int row = p.from; row < p.to; ++row) p.rows_g[row * p.rows_g_stride] = w.gate[row] = p.g[(row - p.from) * p.g_stride];
 }
 
 // --- Scores: P[t][s] and A[t][s] for s ≤ t.
 
-template <int R> FOLIO_INLINE void linear_scores(const LinearWork& w, const float* a, float* to, int row, int columns) {
-  for (int at = 0; at < columns; at += linear_panel) {
-    Vec sums[R][linear_vectors];
-    for (int r = 0; r < R; ++r)
-      for (int n = 0; n < linear_vectors; ++n) sums[r][n] = zero();
-    linear_add(sums, a + row * w.wide, w.wide, w.p.K, w.turned + int64_t(at) * w.p.K, linear_panel);
-    linear_put(sums, to + row * 64 + at, 64);
-  }
+// A rows of queries times as many keys as make the lanes full; to[a] has those of ask[a].
+template <int A> FOLIO_INLINE void linear_dots(const float* const* ask, const float* const* key, int K, float* const* to) {
+  constexpr int lanes = Vec::lanes, S = lanes / A;
+  Vec sums[lanes];
+  FOLIO_UNROLL
+  for (int i = 0; i < lanes; ++i) sums[i] = zero();
+  auto add = [&](int c, auto get) __attribute__((always_inline)) {
+    Vec y[S];
+    FOLIO_UNROLL
+    for (int s = 0; s < S; ++s) y[s] = get(key[s] + c);
+    FOLIO_UNROLL
+    for (int a = 0; a < A; ++a) {
+      const Vec x = get(ask[a] + c);
+      FOLIO_UNROLL
+      for (int s = 0; s < S; ++s) sums[a * S + s] = fma(x, y[s], sums[a * S + s]);
+    }
+  };
+  int c = 0;
+  for (; c + lanes <= K; c += lanes) add(c, [](const float* x) { return load(x); });
+  if (c < K) add(c, [&](const float* x) { return load_n(x, K - c); });
+  alignas(64) float dots[lanes];
+  store(dots, sums_of(sums));
+  FOLIO_UNROLL
+  for (int a = 0; a < A; ++a) __builtin_memcpy(to[a], dots + a * S, S * sizeof(float));
 }
-// Columns up to the row itself, or the first `columns`.
-void linear_score_rows(const LinearWork& w, const float* a, float* to, int from, int end, int columns) {
-  linear_tiles(from, end, [&](auto rows, int row) { linear_scores<rows.count>(w, a, to, row, columns ? columns : row + rows.count); });
+
+// Of rows from .. to − 1 of q, and of k for the delta rule, with the keys up to the row itself, or with the first `end`.
+void linear_scores(const LinearWork& w, LinearTake& take, const float* q, const float* k, const float* const* key, int from, int to,
+                   int end) {
+  constexpr int group = 8;   // tokens whose rows stay in the nearest cache
+  const bool both = w.p.beta;
+  const int each = both ? linear_asks / 2 : linear_asks, all = w.p.K;
+  auto dots = [&](auto asks, int t, int s) __attribute__((always_inline)) {   // of the tokens that make so many asks
+    const float* ask[asks.count];
+    float* out[asks.count];
+    FOLIO_UNROLL
+    for (int a = 0; a < asks.count; ++a) {
+      const int row = both ? t + a / 2 : t + a;
+      ask[a] = (both && a % 2 ? k : q) + row * w.pitch;
+      out[a] = (both && a % 2 ? w.A : w.P) + row * 64 + s;
+    }
+    linear_dots<asks.count>(ask, key + s, all, out);
+  };
+  for (int first = from; first < to; first += group) {
+    const int last = first + group < to ? first + group : to, whole = first + (last - first) / each * each;
+    for (int s = 0; s < (end ? end : whole); s += Vec::lanes / linear_asks) {
+      for (int t = first; t < whole; t += each)
+        if (end || s < t + each) dots(LinearCount<linear_asks>(), t, s);
+      take.some();
+    }
+    for (int t = whole; t < last; ++t) {
+      if (both)
+        for (int s = 0; s < (end ? end : t + 1); s += Vec::lanes / 2) dots(LinearCount<2>(), t, s);
+      else
+        for (int s = 0; s < (end ? end : t + 1); s += Vec::lanes) dots(LinearCount<1>(), t, s);
+    }
+  }
 }
 
 constexpr float linear_order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-// One decay a token at most.
-void linear_scalar(const LinearWork& w) {
+// One decay a token at most: the new rows' scores become P and A. Sums of log decays grow from the older row to the newer.
+void linear_decays(const LinearWork& w) {
   const LinearPage& p = w.p;
-  constexpr int lanes = Vec::lanes;
-  for (int row = p.from; row < p.to; ++row) linear_copy(w.queries + row * w.wide, p.q + (row - p.from) * p.q_stride, p.K, w.wide);
-  linear_turn(w.keys, w.wide, p.to, p.K, w.turned, int64_t(p.K) * linear_panel, linear_panel);
-  linear_score_rows(w, w.queries, w.P, p.from, p.to, 0);
-  if (p.beta) linear_score_rows(w, w.keys, w.A, p.from, p.to, 0);
-  float sum = 0;
-  for (int row = 0; row < p.to; ++row) {
-    sum = p.decay == LinearPage::none ? 0 : p.decay == LinearPage::constant ? p.rate * float(row + 1) : sum + w.gate[row];
-    w.until[row] = sum;
-    const float minus = p.beta && row >= p.from ? -p.beta[(row - p.from) * p.beta_stride] : 0;
-    for (int s = 0; s <= row; s += lanes) {
-      Vec x = zero();
-      if (p.decay == LinearPage::constant) x = min(zero(), splat(p.rate) * (splat(float(row - s)) - load(linear_order)));
-      else if (p.decay == LinearPage::scalar) x = s < row ? load(w.between + s) + splat(w.gate[row]) : zero();
-      store(w.between + s, x);
+  constexpr int lanes = Vec::lanes, blocks = 64 / lanes;
+  const bool none = p.decay == LinearPage::none, scalar = p.decay == LinearPage::scalar;
+  Vec between[blocks];
+  FOLIO_UNROLL
+  for (int b = 0; b < blocks; ++b) between[b] = zero();
+  float until = 0;
+  for (int row = scalar ? 0 : p.from; row < p.to; ++row) {
+    const float gate = scalar ? w.gate[row] : p.rate;
+    until = scalar ? until + gate : none ? 0 : gate * float(row + 1);
+    FOLIO_UNROLL
+    for (int b = 0; b < blocks; ++b) {
+      const Vec s = splat(float(b * lanes)) + load(linear_order);
+      between[b] = scalar ? select(less(s, splat(float(row))), between[b] + splat(gate), zero())
+                          : min(zero(), splat(gate) * (splat(float(row)) - s));   // of no use where there is none
     }
-    w.between[row] = 0;
-    for (int s = 0; row >= p.from && s <= row; s += lanes) {
-      const Vec by = exp(load(w.between + s));
-      store(w.P + row * 64 + s, load(w.P + row * 64 + s) * (by * splat(p.scale)));
-      if (p.beta) store(w.A + row * 64 + s, load(w.A + row * 64 + s) * (by * splat(minus)));
+    if (row < p.from) continue;
+    w.until[row] = until;
+    const Vec minus = splat(w.k_by[row] = p.beta ? -p.beta[(row - p.from) * p.beta_stride] : 0);
+    FOLIO_UNROLL
+    for (int b = 0; b < blocks; ++b) {
+      if (b * lanes > row) continue;
+      float *P = w.P + row * 64 + b * lanes, *A = w.A + row * 64 + b * lanes;
+      const Vec by = none ? splat(1) : exp(between[b]);
+      store(P, load(P) * (by * splat(p.scale)));
+      if (p.beta) store(A, load(A) * (by * minus));
     }
   }
-  for (int s = 0; s < p.to; s += lanes) store(w.until + s, exp(load(w.until + s)));
-  for (int row = p.from; row < p.to; ++row) {
-    const Vec by = splat(w.until[row]), q = by * splat(p.scale), k = by * splat(p.beta ? -p.beta[(row - p.from) * p.beta_stride] : 0);
-    for (int c = 0; c < w.wide; c += lanes) {
-      store(w.q_state + row * w.wide + c, load(w.queries + row * w.wide + c) * q);
-      if (p.beta) store(w.k_state + row * w.wide + c, load(w.keys + row * w.wide + c) * k);
-    }
+  FOLIO_UNROLL
+  for (int b = 0; b < blocks; ++b)
+    if (p.S_to) store(w.to_end + b * lanes, none ? splat(1) : exp(between[b]));
+  for (int s = p.from / lanes * lanes; s < p.to; s += lanes) {
+    const Vec by = none ? splat(1) : exp(load(w.until + s));
+    store(w.until + s, by);
+    store(w.q_by + s, by * splat(p.scale));
+    store(w.k_by + s, by * load(w.k_by + s));
   }
 }
 
@@ -214,27 +308,27 @@ void linear_decay_keys(const LinearWork& w, int end) {
   for (int c = 0; c < w.wide; c += Vec::lanes) {
     Vec sum = zero();
     for (int s = end - 1; s >= 0; --s) {
-      store(w.decayed + s * w.wide + c, load(w.keys + s * w.wide + c) * exp(sum));
-      sum += load(w.gates + s * w.wide + c);
+      store(w.decayed + s * w.pitch + c, load(w.in.keys + s * w.pitch + c) * exp(sum));
+      sum += load(w.in.gates + s * w.pitch + c);
     }
   }
 }
 
 // Scores of row t with the rows of its own block.
-void linear_pairs(const LinearWork& w, int t, const float* q, float minus) {
+void linear_pairs(const LinearWork& w, int t, float minus) {
   const LinearPage& p = w.p;
   const int begin = t / linear_block * linear_block;
   Vec of_q[linear_block], of_k[linear_block];
-  for (Vec& v : of_q) v = zero();
-  for (Vec& v : of_k) v = zero();
+  FOLIO_UNROLL
+  for (int i = 0; i < linear_block; ++i) of_q[i] = of_k[i] = zero();
   for (int c = 0; c < w.wide; c += Vec::lanes) {
-    const Vec query = linear_load(q, c, p.K), ask = load(w.keys + t * w.wide + c);
+    const Vec query = load(w.in.q + t * w.pitch + c), ask = load(w.in.keys + t * w.pitch + c);
     Vec sum = zero();
     for (int s = t; s >= begin; --s) {
-      const Vec key = load(w.keys + s * w.wide + c) * exp(sum);
+      const Vec key = load(w.in.keys + s * w.pitch + c) * exp(sum);
       of_q[s - begin] = fma(query, key, of_q[s - begin]);
       if (p.beta) of_k[s - begin] = fma(ask, key, of_k[s - begin]);
-      sum += load(w.gates + s * w.wide + c);
+      sum += load(w.in.gates + s * w.pitch + c);
     }
   }
   store_sums(w.P + t * 64 + begin, of_q, 1, t - begin + 1);
@@ -243,251 +337,230 @@ void linear_pairs(const LinearWork& w, int t, const float* q, float minus) {
 }
 
 // One decay a channel.
-void linear_channels(const LinearWork& w) {
+void linear_channels(const LinearWork& w, LinearTake& take) {
   const LinearPage& p = w.p;
   constexpr int lanes = Vec::lanes;
   for (int c = 0; c < w.wide; c += lanes) {
     Vec all = zero(), block = zero();
     for (int row = 0; row < p.to; ++row) {
-      const Vec gate = load(w.gates + row * w.wide + c);
+      const Vec gate = load(w.in.gates + row * w.pitch + c);
       all += gate;
       block = row % linear_block == 0 ? gate : block + gate;
       if (row < p.from) continue;
-      const Vec q = linear_load(p.q + (row - p.from) * p.q_stride, c, p.K) * splat(p.scale), near = exp(block), far = exp(all);
-      store(w.queries + row * w.wide + c, q * near);
-      store(w.q_state + row * w.wide + c, q * far);
+      const Vec q = load(w.in.q + row * w.pitch + c) * splat(p.scale), near = exp(block), far = exp(all);
+      store(w.queries + row * w.pitch + c, q * near);
+      store(w.q_state + row * w.pitch + c, q * far);
       if (!p.beta) continue;
-      const Vec k = load(w.keys + row * w.wide + c) * splat(-p.beta[(row - p.from) * p.beta_stride]);
-      store(w.asks + row * w.wide + c, k * near);
-      store(w.k_state + row * w.wide + c, k * far);
+      const Vec k = load(w.in.keys + row * w.pitch + c) * splat(-p.beta[(row - p.from) * p.beta_stride]);
+      store(w.asks + row * w.pitch + c, k * near);
+      store(w.k_state + row * w.pitch + c, k * far);
     }
     store(w.total + c, exp(all));
   }
+  for (int s = 0; s < 64; s += lanes) store(w.q_by + s, splat(1)), store(w.k_by + s, splat(1)), store(w.to_end + s, splat(1));
+  const float* decayed[64];
+  for (int s = 0; s < 64; ++s) decayed[s] = w.decayed + s * w.pitch;
   for (int begin = p.from / linear_block * linear_block; begin < p.to; begin += linear_block) {
     const int from = begin > p.from ? begin : p.from, to = begin + linear_block < p.to ? begin + linear_block : p.to;
     if (begin > 0) {
       linear_decay_keys(w, begin);
-      linear_turn(w.decayed, w.wide, begin, p.K, w.turned, int64_t(p.K) * linear_panel, linear_panel);
-      linear_score_rows(w, w.queries, w.P, from, to, begin);
-      if (p.beta) linear_score_rows(w, w.asks, w.A, from, to, begin);
+      linear_scores(w, take, w.queries, w.asks, decayed, from, to, begin);
     }
-    for (int t = from; t < to; ++t)
-      linear_pairs(w, t, p.q + (t - p.from) * p.q_stride, p.beta ? -p.beta[(t - p.from) * p.beta_stride] : 0);
+    for (int t = from; t < to; ++t) {
+      linear_pairs(w, t, p.beta ? -p.beta[(t - p.from) * p.beta_stride] : 0);
+      take.some();
+    }
   }
 }
 
 // --- u and o.
 
-// What a panel's rows have from S.
-template <int R> FOLIO_INLINE void linear_state(const LinearWork& w, int row, const float* S, int64_t stride, float* u, float* o) {
-  Vec sums[R][linear_vectors];
-  if (w.p.beta) {
-    linear_get(sums, u + row * linear_panel, linear_panel);
-    linear_add(sums, w.k_state + row * w.wide, w.wide, w.p.K, S, stride);
-    linear_put(sums, u + row * linear_panel, linear_panel);
+// sums += a · b: row r of a has its number d at a[r · a_row + d · a_depth], a row of the panel b lies every `b_row`.
+template <int R>
+FOLIO_INLINE void linear_add(LinearTake& take, Vec (&sums)[R][linear_vectors], const float* a, int64_t a_row, int64_t a_depth, int depth,
+                             const float* b, int64_t b_row) {
+  constexpr int lanes = Vec::lanes, N = linear_vectors, stretch = 16;
+  for (int d = 0; d < depth;) {
+    const int end = d + stretch < depth ? d + stretch : depth;
+    for (; d < end; ++d, a += a_depth, b += b_row) {
+      Vec x[N];
+      for (int n = 0; n < N; ++n) x[n] = load(b + n * lanes);
+      FOLIO_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const Vec y = splat(a[r * a_row]);
+        for (int n = 0; n < N; ++n) sums[r][n] = fma(y, x[n], sums[r][n]);
+      }
+    }
+    if (R == linear_tile) take.some();
   }
-  for (int r = 0; r < R; ++r)
-    for (int n = 0; n < linear_vectors; ++n) sums[r][n] = zero();
-  linear_add(sums, w.q_state + row * w.wide, w.wide, w.p.K, S, stride);
-  linear_put(sums, o + row * linear_panel, linear_panel);
 }
 
-// What they have from the rows of the page; with the delta rule a tile's rows wait for each other.
-template <int R> FOLIO_INLINE void linear_within(const LinearWork& w, int row, float* u, float* o) {
+// each(LinearCount<R>(), row): tiles of linear_tile rows as far as they go, then of fewer.
+template <class Each> FOLIO_INLINE void linear_tiles(int from, int to, Each each) {
+  int row = from;
+  for (; to - row >= linear_tile; row += linear_tile) each(LinearCount<linear_tile>(), row);
+  if (linear_tile > 4 && to - row >= 4) each(LinearCount<4>(), row), row += 4;
+  if (to - row >= 2) each(LinearCount<2>(), row), row += 2;
+  if (to - row >= 1) each(LinearCount<1>(), row);
+}
+
+// R rows of a panel of u and of o: what they have from S, then what from the rows of the page; with the delta rule a tile's rows wait
+// for each other. `S` has `S_row` floats a row, or is null.
+template <int R> void linear_rows(const LinearWork& w, LinearTake& take, int row, int at, const float* S, int64_t S_row) {
   constexpr int lanes = Vec::lanes, N = linear_vectors;
+  const LinearPage& p = w.p;
+  float* const u = w.in.u + int64_t(at) * 64;
+  const bool channel = p.decay == LinearPage::channel, whole = at + linear_panel <= p.V;
   Vec sums[R][N];
-  if (w.p.beta) {
-    const float* A = w.A + row * 64;
-    linear_get(sums, u + row * linear_panel, linear_panel);
-    linear_add(sums, A, 64, row, u, linear_panel);
+  auto put = [&](float* to, int n, Vec x) __attribute__((always_inline)) {
+    if (whole) store(to + at + n * lanes, x);
+    else linear_store(to, at + n * lanes, p.V, x);
+  };
+  auto from_state = [&](const float* a) __attribute__((always_inline)) {
+    FOLIO_UNROLL
+    for (int r = 0; r < R; ++r)
+      FOLIO_UNROLL
+      for (int n = 0; n < N; ++n) sums[r][n] = zero();
+    if (S) linear_add(take, sums, a + row * w.pitch, w.pitch, 1, p.K, S, S_row);
+  };
+  auto from_rows = [&](const float* a) __attribute__((always_inline)) {
+    if (w.there > 0) linear_add(take, sums, a + row * 64, 64, 1, w.there, p.rows_u + at, p.rows_u_stride);
+    linear_add(take, sums, a + row * 64 + w.there, 64, 1, row - w.there, u + w.there * linear_panel, linear_panel);
+  };
+  if (p.beta) {
+    from_state(channel ? w.k_state : w.in.keys);
+    FOLIO_UNROLL
+    for (int r = 0; r < R; ++r)
+      FOLIO_UNROLL
+      for (int n = 0; n < N; ++n) sums[r][n] = fma(splat(w.k_by[row + r]), sums[r][n], load(u + (row + r) * linear_panel + n * lanes));
+    from_rows(w.A);
     FOLIO_UNROLL
     for (int s = 0; s < R; ++s)
       FOLIO_UNROLL
       for (int t = s + 1; t < R; ++t)
-        for (int n = 0; n < N; ++n) sums[t][n] = fma(splat(A[t * 64 + row + s]), sums[s][n], sums[t][n]);
-    linear_put(sums, u + row * linear_panel, linear_panel);
-  }
-  const float* P = w.P + row * 64;
-  linear_get(sums, o + row * linear_panel, linear_panel);
-  linear_add(sums, P, 64, row, u, linear_panel);
-  FOLIO_UNROLL
-  for (int s = 0; s < R; ++s) {
-    Vec x[N];
-    for (int n = 0; n < N; ++n) x[n] = load(u + (row + s) * linear_panel + n * lanes);
+        for (int n = 0; n < N; ++n) sums[t][n] = fma(splat(w.A[(row + t) * 64 + row + s]), sums[s][n], sums[t][n]);
     FOLIO_UNROLL
-    for (int t = s; t < R; ++t)
-      for (int n = 0; n < N; ++n) sums[t][n] = fma(splat(P[t * 64 + row + s]), x[n], sums[t][n]);
+    for (int r = 0; r < R; ++r)
+      FOLIO_UNROLL
+      for (int n = 0; n < N; ++n) store(u + (row + r) * linear_panel + n * lanes, sums[r][n]);
   }
-  linear_put(sums, o + row * linear_panel, linear_panel);
+  from_state(channel ? w.q_state : w.in.q);
+  FOLIO_UNROLL
+  for (int r = 0; r < R; ++r)
+    FOLIO_UNROLL
+    for (int n = 0; n < N; ++n) sums[r][n] = sums[r][n] * splat(w.q_by[row + r]);
+  from_rows(w.P);
+  FOLIO_UNROLL
+  for (int s = 0; s < R; ++s)
+    for (int n = 0; n < N; ++n) {
+      const Vec x = load(u + (row + s) * linear_panel + n * lanes);
+      put(p.rows_u + (row + s) * p.rows_u_stride, n, x);
+      FOLIO_UNROLL
+      for (int t = s; t < R; ++t) sums[t][n] = fma(splat(w.P[(row + t) * 64 + row + s]), x, sums[t][n]);
+    }
+  FOLIO_UNROLL
+  for (int r = 0; r < R; ++r)
+    FOLIO_UNROLL
+    for (int n = 0; n < N; ++n)
+      put(p.o + (row + r - p.from) * p.o_stride, n, p.normalise ? sums[r][n] / splat(w.norm[row + r]) : sums[r][n]);
 }
 
 // scale·q_t·z_t + 1e-10 of the new rows.
 void linear_norms(const LinearWork& w) {
   const LinearPage& p = w.p;
   constexpr int lanes = Vec::lanes;
+  const float* q = p.decay == LinearPage::channel ? w.q_state : w.in.q;
   for (int c = 0; c < w.wide; c += lanes) store(w.z + c, p.z ? linear_load(p.z, c, p.K) : zero());
   for (int row = p.from; row < p.to; ++row) {
     Vec all = zero();
-    for (int c = 0; c < w.wide; c += lanes) all = fma(load(w.q_state + row * w.wide + c), load(w.z + c), all);
+    for (int c = 0; c < w.wide; c += lanes) all = fma(load(q + row * w.pitch + c), load(w.z + c), all);
+    all = all * splat(w.q_by[row]);
     for (int s = 0; s <= row; s += lanes) all += linear_load(w.P + row * 64, s, row + 1);
     w.norm[row] = sum(all) + 1e-10f;
   }
 }
 
-// --- The state behind a page that is full.
+// --- The state behind a page that is full: the page's own part first, then what is left of what was.
 
-// Keys with the decay to the page's end, turned; and what is left of S₀ by then, in total[wide].
-void linear_fold_keys(const LinearWork& w) {
-  const LinearPage& p = w.p;
-  constexpr int lanes = Vec::lanes;
-  if (p.decay == LinearPage::channel) {
-    linear_decay_keys(w, 64);
-    return linear_turn(w.decayed, w.wide, 64, p.K, w.update, linear_panel, 64);
-  }
-  for (int s = 0; s < 64; s += lanes) {
-    const Vec by = exp(load(w.between + s));
-    const float* from = w.turned + int64_t(s / linear_panel) * p.K * linear_panel + s % linear_panel;
-    for (int c = 0; c < p.K; ++c) store(w.update + c * 64 + s, load(from + c * linear_panel) * by);
-  }
-  for (int c = 0; c < w.wide; c += lanes) store(w.total + c, splat(w.until[63]));
-}
-
-// Rows c .. c + R − 1 of a panel of S. `S` has `stride` floats a row, or is null.
-template <int R> FOLIO_INLINE void linear_fold(const LinearWork& w, int c, int at, const float* S, int64_t stride, const float* u) {
-  constexpr int lanes = Vec::lanes;
-  Vec sums[R][linear_vectors];
+// Rows c .. c + R − 1 of a panel of S.
+template <int R> FOLIO_INLINE void linear_fold(const LinearWork& w, LinearTake& take, int c, int at, const float* S, int64_t S_row) {
+  constexpr int lanes = Vec::lanes, N = linear_vectors;
+  Vec sums[R][N];
+  FOLIO_UNROLL
   for (int r = 0; r < R; ++r)
-    for (int n = 0; n < linear_vectors; ++n) sums[r][n] = S ? load(S + (c + r) * stride + n * lanes) * splat(w.total[c + r]) : zero();
-  linear_add(sums, w.update + c * 64, 64, 64, u, linear_panel);
+    FOLIO_UNROLL
+    for (int n = 0; n < N; ++n) sums[r][n] = zero();
+  linear_add(take, sums, (w.p.decay == LinearPage::channel ? w.decayed : w.in.keys) + c, 1, w.pitch, 64, w.moved, linear_panel);
+  FOLIO_UNROLL
   for (int r = 0; r < R; ++r)
-    for (int n = 0; n < linear_vectors; ++n) linear_store(w.p.S_to + (c + r) * w.p.S_to_stride, at + n * lanes, w.p.V, sums[r][n]);
+    FOLIO_UNROLL
+    for (int n = 0; n < N; ++n) {
+      const Vec x = S ? fma(load(S + (c + r) * S_row + n * lanes), splat(w.total[c + r]), sums[r][n]) : sums[r][n];
+      if (w.p.S_to_stride > 0) linear_store(w.p.S_to + (c + r) * w.p.S_to_stride, at + n * lanes, w.p.V, x);
+      else store(w.p.S_to + int64_t(at) * w.p.K + (c + r) * linear_panel + n * lanes, x);
+    }
 }
 
 void linear_fold_z(const LinearWork& w) {
-  for (int c = 0; c < w.p.K; ++c) {
+  const float* keys = w.p.decay == LinearPage::channel ? w.decayed : w.in.keys;
+  for (int c = 0; c < w.p.K; c += Vec::lanes) {
     Vec all = zero();
-    for (int s = 0; s < 64; s += Vec::lanes) all += load(w.update + c * 64 + s);
-    w.p.z_to[c] = w.z[c] * w.total[c] + sum(all);
+    for (int s = 0; s < 64; ++s) all = fma(load(keys + s * w.pitch + c), splat(w.to_end[s]), all);
+    linear_store(w.p.z_to, c, w.p.K, fma(load(w.z + c), load(w.total + c), all));
   }
 }
 
-// Rows lie far apart in memory, as many bytes as a token has in all heads, so nothing but us fetches them in time: for a tile's rows, what
-// the panel will write now and the next page will read.
-FOLIO_INLINE void linear_fetch(const LinearWork& w, int row, int at) {
-  const LinearPage& p = w.p;
-  auto columns = [&](const float* x, int width) {
-    for (int c = at; c < at + linear_panel && c < width; c += 16) __builtin_prefetch(x + c, 0, 2);
-  };
-  for (int r = row; r < row + linear_tile && r < p.to; ++r) {
-    __builtin_prefetch(p.o + (r - p.from) * p.o_stride + at, 1, 3);
-    __builtin_prefetch(p.rows_u + r * p.rows_u_stride + at, 1, 3);
-    if (linear_panel > 16 && at + 16 < p.V) {
-      __builtin_prefetch(p.o + (r - p.from) * p.o_stride + at + 16, 1, 3);
-      __builtin_prefetch(p.rows_u + r * p.rows_u_stride + at + 16, 1, 3);
-    }
-  }
-  const int64_t next = p.to - p.from;
-  for (int r = row; r < row + linear_tile && r < p.ahead; ++r) {
-    columns(p.q + (next + r) * p.q_stride, p.K);
-    columns(p.k + (next + r) * p.k_stride, p.K);
-    columns(p.v + (next + r) * p.v_stride, p.V);
-    if (p.rows_k_ahead) columns(p.rows_k_ahead + r * p.rows_k_stride, p.K);
-  }
-}
-
-void linear_panel_of(const LinearWork& w, int at) {
-  const LinearPage& p = w.p;
-  float *u = w.u + int64_t(at) * 64, *o = w.o + int64_t(at) * 64, *packed = w.S + int64_t(at) * p.K;
-  const bool lies = p.to - p.from <= 2 * linear_tile && p.V % linear_panel == 0;   // few rows do not pay for packing S
-  const float* S = !p.S ? nullptr : lies ? p.S + at : packed;
-  const int64_t stride = lies ? p.S_stride : linear_panel;
-  for (int c = 0; p.S && !lies && c < p.K; ++c)
-    for (int n = 0; n < linear_panel; n += Vec::lanes)
-      store(packed + c * linear_panel + n, linear_load(p.S + c * p.S_stride, at + n, p.V));
-  for (int row = p.from; !S && row < p.to; ++row)
-    for (int n = 0; n < linear_panel; n += Vec::lanes) store(o + row * linear_panel + n, zero());
-  if (S)
-    linear_tiles(p.from, p.to, [&](auto rows, int row) {
-      if (rows.count == linear_tile) linear_fetch(w, row, at);
-      linear_state<rows.count>(w, row, S, stride, u, o);
-    });
-  linear_tiles(p.from, p.to, [&](auto rows, int row) { linear_within<rows.count>(w, row, u, o); });
-  for (int row = p.from; row < p.to; ++row)
-    for (int n = 0; n < linear_panel; n += Vec::lanes) {
-      const Vec x = load(o + row * linear_panel + n);
-      linear_store(p.o + (row - p.from) * p.o_stride, at + n, p.V, p.normalise ? x / splat(w.norm[row]) : x);
-      linear_store(p.rows_u + row * p.rows_u_stride, at + n, p.V, load(u + row * linear_panel + n));
-    }
-  if (p.S_to) linear_tiles(0, p.K, [&](auto rows, int c) { linear_fold<rows.count>(w, c, at, S, stride, u); });
-}
-
-// --- Decoding: one row that does not fill its page. The same chains, but what is there is read where it lies, and once.
-
-// Of the rows s .. s + lanes − 1 the log decay up to the row, summed from the older to the newer.
-FOLIO_INLINE Vec linear_token_decay(const LinearWork& w, int row, int s) {
-  const LinearPage& p = w.p;
-  if (p.decay == LinearPage::constant) return min(zero(), splat(p.rate) * (splat(float(row - s)) - load(linear_order)));
-  Vec sum = zero();
-  for (int r = s + 1; p.decay == LinearPage::scalar && r <= row; ++r) {
-    sum += splat(w.gate[r]);
-    if (r - s < Vec::lanes) sum = select(first(r - s), sum, zero());
-  }
-  return sum;
-}
-
-// q and k of the row times all keys of the rows s .. s + lanes − 1; beyond the row, for nobody, times its own.
-FOLIO_INLINE void linear_token_products(const LinearWork& w, int row, int s, Vec& of_q, Vec& of_k) {
+void linear_panel_of(const LinearWork& w, LinearTake& take, int at) {
   const LinearPage& p = w.p;
   constexpr int lanes = Vec::lanes;
-  of_q = of_k = zero();
-  for (int c = 0; c < p.K; c += lanes) {
-    Vec square[lanes];
-    FOLIO_UNROLL
-    for (int i = 0; i < lanes; ++i) square[i] = linear_load(s + i < row ? p.rows_k + (s + i) * p.rows_k_stride : p.k, c, p.K);
-    transpose(square);
-    FOLIO_UNROLL
-    for (int i = 0; i < lanes; ++i) {
-      if (c + i >= p.K) break;
-      of_q = fma(splat(p.q[c + i]), square[i], of_q);
-      if (p.beta) of_k = fma(splat(p.k[c + i]), square[i], of_k);
-    }
-  }
+  float* const packed = w.S + int64_t(at) * p.K;
+  const bool lies = w.few && p.S_stride > 0, packs = p.S && !lies && p.S_stride > 0;
+  const float* S = !p.S ? nullptr : lies ? p.S + at : packs ? packed : p.S + int64_t(at) * p.K;
+  const int64_t S_row = lies ? p.S_stride : linear_panel;
+  for (int c = 0; packs && c < p.K; ++c)
+    for (int n = 0; n < linear_panel; n += lanes) store(packed + c * linear_panel + n, linear_load(p.S + c * p.S_stride, at + n, p.V));
+  linear_tiles(p.from, p.to, [&](auto rows, int row) {
+    const int soon = row + rows.count, left = p.to - soon;   // the rows of results that come next
+    take.o = p.o + (soon - p.from) * p.o_stride + at, take.o_stride = p.o_stride;
+    take.u = p.rows_u + soon * p.rows_u_stride + at, take.u_stride = p.rows_u_stride;
+    take.results = left < linear_tile ? left : linear_tile;
+    linear_rows<rows.count>(w, take, row, at, S, S_row);
+  });
+  take.results = 0;
+  if (!p.S_to) return;
+  for (int s = 0; s < 64; ++s)
+    for (int n = 0; n < linear_panel; n += lanes)
+      store(w.moved + s * linear_panel + n, load(w.in.u + int64_t(at) * 64 + s * linear_panel + n) * splat(w.to_end[s]));
+  linear_tiles(0, p.K, [&](auto rows, int c) { linear_fold<rows.count>(w, take, c, at, S, S_row); });
 }
 
-// P and A of the row, and its factors of S, where a token has one decay at most.
-void linear_token_scores(const LinearWork& w, int row) {
+// --- Decoding: one row that does not fill its page. The same chains, but all columns of a row of S pass by at once.
+
+// P and A of the row, where a token has one decay at most.
+void linear_token_scores(LinearWork& w) {
   const LinearPage& p = w.p;
-  constexpr int lanes = Vec::lanes;
-  float sum = p.decay == LinearPage::constant ? p.rate * float(row + 1) : 0;
-  if (p.decay == LinearPage::scalar) {
-    for (int s = 0; s < row; ++s) w.gate[s] = p.rows_g[s * p.rows_g_stride];
-    p.rows_g[row * p.rows_g_stride] = w.gate[row] = p.g[0];
-    for (int s = 0; s <= row; ++s) sum += w.gate[s];
+  const int row = p.from;
+  for (int s = 0; s < 64; ++s) w.key[s] = s < row ? p.rows_k + s * p.rows_k_stride : p.k;
+  linear_gates(w);
+  const float* const ask[2] = {p.q, p.k};
+  for (int s = 0; s <= row; s += p.beta ? Vec::lanes / 2 : Vec::lanes) {
+    float* const to[2] = {w.P + row * 64 + s, w.A + row * 64 + s};
+    if (p.beta) linear_dots<2>(ask, w.key + s, p.K, to);
+    else linear_dots<1>(ask, w.key + s, p.K, to);
   }
-  const Vec scale = splat(p.scale), minus = splat(p.beta ? -p.beta[0] : 0), until = exp(splat(sum));
-  for (int s = 0; s <= row; s += lanes) {
-    Vec of_q, of_k;
-    linear_token_products(w, row, s, of_q, of_k);
-    const Vec by = exp(linear_token_decay(w, row, s));
-    store(w.P + row * 64 + s, of_q * (by * scale));
-    store(w.A + row * 64 + s, of_k * (by * minus));
-  }
-  for (int c = 0; c < w.wide; c += lanes) {
-    const Vec key = linear_load(p.k, c, p.K);
-    if (p.writes_k) linear_store(p.rows_k + row * p.rows_k_stride, c, p.K, key);
-    store(w.q_state + row * w.wide + c, linear_load(p.q, c, p.K) * (until * scale));
-    store(w.k_state + row * w.wide + c, key * (until * minus));
-  }
+  linear_decays(w);
+  for (int c = 0; p.writes_k && c < p.K; c += Vec::lanes) linear_store(p.rows_k + row * p.rows_k_stride, c, p.K, linear_load(p.k, c, p.K));
 }
 
 // W registers of u and o.
-template <int W> FOLIO_INLINE void linear_token_columns(const LinearWork& w, int row, int at) {
+template <int W> FOLIO_INLINE void linear_token_columns(const LinearWork& w, const float* q, const float* k, int at) {
   const LinearPage& p = w.p;
   constexpr int lanes = Vec::lanes;
+  const int row = p.from;
   auto get = [&](const float* from, int i) { return W > 1 ? load(from + at + i * lanes) : linear_load(from, at, p.V); };
   auto put = [&](float* to, int i, Vec x) { W > 1 ? store(to + at + i * lanes, x) : linear_store(to, at, p.V, x); };
   Vec u[W], o[W];
-  for (int i = 0; i < W; ++i) u[i] = get(p.v, i) * splat(p.beta ? p.beta[0] : 1), o[i] = zero();
+  for (int i = 0; i < W; ++i) u[i] = o[i] = zero();
   auto take = [&](const float* x, float of_u, float of_o) {   // one row of S, or of u
     const Vec a = splat(of_u), b = splat(of_o);
     FOLIO_UNROLL
@@ -497,7 +570,9 @@ template <int W> FOLIO_INLINE void linear_token_columns(const LinearWork& w, int
       if (p.beta) u[i] = fma(a, y, u[i]);
     }
   };
-  for (int c = 0; p.S && c < p.K; ++c) take(p.S + c * p.S_stride, w.k_state[row * w.wide + c], w.q_state[row * w.wide + c]);
+  for (int c = 0; p.S && c < p.K; ++c) take(p.S + c * p.S_stride, k[c], q[c]);
+  const Vec beta = splat(p.beta ? p.beta[0] : 1), of_u = splat(w.k_by[row]), of_o = splat(w.q_by[row]);
+  for (int i = 0; i < W; ++i) u[i] = p.beta ? fma(of_u, u[i], get(p.v, i) * beta) : get(p.v, i) * beta, o[i] = o[i] * of_o;
   for (int s = 0; s < row; ++s) take(p.rows_u + s * p.rows_u_stride, w.A[row * 64 + s], w.P[row * 64 + s]);
   for (int i = 0; i < W; ++i) {
     o[i] = fma(splat(w.P[row * 64 + row]), u[i], o[i]);
@@ -506,28 +581,43 @@ template <int W> FOLIO_INLINE void linear_token_columns(const LinearWork& w, int
   }
 }
 
-void linear_token(const LinearWork& w, int row) {
+void linear_token(LinearWork& w) {
   const LinearPage& p = w.p;
   constexpr int lanes = Vec::lanes, few = linear_wide / 2;
-  if (p.decay == LinearPage::channel) linear_gather(w), linear_channels(w);
-  else linear_token_scores(w, row);
-  if (p.normalise) linear_norms(w);
+  const bool channel = p.decay == LinearPage::channel;
+  LinearTake nothing(nullptr);
+  if (channel) linear_gather(w), linear_channels(w, nothing);
+  else linear_token_scores(w);
+  if (p.normalise) {
+    for (int c = 0; !channel && c < w.wide; c += lanes) store(w.in.q + p.from * w.pitch + c, linear_load(p.q, c, p.K));
+    linear_norms(w);
+  }
+  const float *q = channel ? w.q_state + p.from * w.pitch : p.q, *k = channel ? w.k_state + p.from * w.pitch : p.k;
   int at = 0;
-  for (; at + linear_wide * lanes <= p.V; at += linear_wide * lanes) linear_token_columns<linear_wide>(w, row, at);
-  for (; at + few * lanes <= p.V; at += few * lanes) linear_token_columns<few>(w, row, at);
-  for (; at < p.V; at += lanes) linear_token_columns<1>(w, row, at);
+  for (; at + linear_wide * lanes <= p.V; at += linear_wide * lanes) linear_token_columns<linear_wide>(w, q, k, at);
+  for (; at + few * lanes <= p.V; at += few * lanes) linear_token_columns<few>(w, q, k, at);
+  for (; at < p.V; at += lanes) linear_token_columns<1>(w, q, k, at);
 }
 
-void linear_page_of(const LinearPage& p) {
-  const LinearWork w(p);
-  if (p.to - p.from == 1 && !p.S_to) return linear_token(w, p.from);
+bool linear_page_of(const LinearPage& p) {
+  LinearWork w(p);
+  if (w.token) return linear_token(w), false;
+  LinearTake take(p.next);
   linear_gather(w);
-  if (p.decay == LinearPage::channel) linear_channels(w);
-  else linear_scalar(w);
+  linear_gates(w);
+  if (p.decay == LinearPage::channel) {
+    linear_channels(w, take);
+    if (p.S_to) linear_decay_keys(w, 64);
+  } else {
+    linear_scores(w, take, w.in.q, w.in.keys, w.key, p.from, p.to, 0);
+    linear_decays(w);
+    for (int c = 0; p.S_to && c < w.wide; c += Vec::lanes) store(w.total + c, splat(w.until[63]));
+  }
   if (p.normalise) linear_norms(w);
-  if (p.S_to) linear_fold_keys(w);
-  for (int at = 0; at < p.V; at += linear_panel) linear_panel_of(w, at);
+  for (int at = 0; at < p.V; at += linear_panel) linear_panel_of(w, take, at);
   if (p.S_to && p.normalise) linear_fold_z(w);
+  take.all();
+  return p.next;
 }
 
 constexpr LinearInner linear_inner = {linear_page_of};

@@ -5,7 +5,7 @@
 
 namespace folio {
 
-// o[r][e] = (add ? o[r][e] : 0) + by · Σ_{d < depth} a[r·a_row + d·a_depth] · b[d·b_row + e], summed in ascending d: a row of o has
+// o[r][e] = (add ? o[r][e] : 0) ± Σ_{d < depth} a[r·a_row + d·a_depth] · b[d·b_row + e], summed in ascending d: a row of o has
 // the same bits whatever rows are computed with it, and with more depth whose a is 0. With sees > 0 row r ends after sees + r: nothing
 // of what lies behind reaches it, were it NaN times zero.
 struct LogLinearProduct {
@@ -16,8 +16,7 @@ struct LogLinearProduct {
   float* o;
   int64_t o_row;
   int rows, depth, columns;
-  float by;
-  bool add;
+  bool minus, add;
   int sees;
 };
 

@@ -8,8 +8,10 @@
 namespace folio {
 namespace {
 
+constexpr int log_linear_rows = Vec::lanes == 16 ? 6 : 4;   // of a tile
+
 // R rows by N registers of columns; with `part`, one register of which the first n columns are there.
-template <int R, int N, bool part>
+template <int R, int N, bool part, bool minus>
 FOLIO_INLINE void log_linear_tile(const LogLinearProduct& p, int row, int column, int n) {
   constexpr int lanes = Vec::lanes;
   Vec sum[R][N];
@@ -21,8 +23,8 @@ FOLIO_INLINE void log_linear_tile(const LogLinearProduct& p, int row, int column
   const float *a = p.a + row * p.a_row, *b = p.b + column;
   const int all = p.sees > 0 && p.sees + row < p.depth ? p.sees + row : p.depth;   // what every row sees
   auto add = [&](int r, const Vec (&y)[N]) {
-    const Vec x = splat(p.by * a[r * p.a_row]);
-    for (int i = 0; i < N; ++i) sum[r][i] = fma(x, y[i], sum[r][i]);
+    const Vec x = splat(a[r * p.a_row]);
+    for (int i = 0; i < N; ++i) sum[r][i] = minus ? nfma(x, y[i], sum[r][i]) : fma(x, y[i], sum[r][i]);
   };
   auto next = [&](Vec (&y)[N]) {
     for (int i = 0; i < N; ++i) y[i] = part ? load_n(b, n) : load(b + i * lanes);
@@ -51,23 +53,26 @@ FOLIO_INLINE void log_linear_tile(const LogLinearProduct& p, int row, int column
 }
 
 // All rows of N registers of columns.
-template <int N, bool part>
+template <int N, bool part, bool minus>
 FOLIO_INLINE void log_linear_strip(const LogLinearProduct& p, int column, int n) {
+  constexpr int most = log_linear_rows;
   int row = 0;
-  for (; row + 4 <= p.rows; row += 4) log_linear_tile<4, N, part>(p, row, column, n);
-  if (row + 2 <= p.rows) log_linear_tile<2, N, part>(p, row, column, n), row += 2;
-  if (row < p.rows) log_linear_tile<1, N, part>(p, row, column, n);
+  for (; row + most <= p.rows; row += most) log_linear_tile<most, N, part, minus>(p, row, column, n);
+  if (most > 4 && row + 4 <= p.rows) log_linear_tile<4, N, part, minus>(p, row, column, n), row += 4;
+  if (row + 2 <= p.rows) log_linear_tile<2, N, part, minus>(p, row, column, n), row += 2;
+  if (row < p.rows) log_linear_tile<1, N, part, minus>(p, row, column, n);
 }
 
-void log_linear_product(const LogLinearProduct& p) {
+template <bool minus> void log_linear_product_of(const LogLinearProduct& p) {
   constexpr int lanes = Vec::lanes, N = lanes == 16 ? 4 : 2, wide = 8;
   int at = 0;
   if (p.rows == 1)
-    for (; at + wide * lanes <= p.columns; at += wide * lanes) log_linear_tile<1, wide, false>(p, 0, at, 0);
-  for (; at + N * lanes <= p.columns; at += N * lanes) log_linear_strip<N, false>(p, at, 0);
-  for (; at + lanes <= p.columns; at += lanes) log_linear_strip<1, false>(p, at, 0);
-  if (at < p.columns) log_linear_strip<1, true>(p, at, p.columns - at);
+    for (; at + wide * lanes <= p.columns; at += wide * lanes) log_linear_tile<1, wide, false, minus>(p, 0, at, 0);
+  for (; at + N * lanes <= p.columns; at += N * lanes) log_linear_strip<N, false, minus>(p, at, 0);
+  for (; at + lanes <= p.columns; at += lanes) log_linear_strip<1, false, minus>(p, at, 0);
+  if (at < p.columns) log_linear_strip<1, true, minus>(p, at, p.columns - at);
 }
+void log_linear_product(const LogLinearProduct& p) { p.minus ? log_linear_product_of<true>(p) : log_linear_product_of<false>(p); }
 
 // q · k for N keys, `width` apart.
 template <int N>

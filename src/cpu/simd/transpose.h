@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // transpose(a): a square of lanes × lanes numbers, turned. Where registers allow it the rows are paired, then the pairs, so that
-// no number passes through memory. And what needs it: the sums over the lanes of several registers at once.
+// no number passes through memory. And the sums over the lanes of several registers at once: sums_of(a) has that of a[i] in lane i,
+// as a tree whose pairs differ from set to set; store_sums adds lane after lane.
 #pragma once
 #include "cpu/simd/vec.h"
 
@@ -30,6 +31,20 @@ FOLIO_INLINE void transpose(Vec (&a)[16]) {
     a[12 + c].v = _mm512_shuffle_f32x4(r, s, 0xdd);
   }
 }
+FOLIO_INLINE Vec sums_of(const Vec (&a)[16]) {
+  __m512 t[8], u[4], v[2];
+  FOLIO_UNROLL
+  for (int i = 0; i < 8; ++i)   // of two registers, in each 128 bits: two halves of each sum
+    t[i] = _mm512_add_ps(_mm512_unpacklo_ps(a[2 * i].v, a[2 * i + 1].v), _mm512_unpackhi_ps(a[2 * i].v, a[2 * i + 1].v));
+  FOLIO_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    const __m512d x = _mm512_castps_pd(t[2 * i]), y = _mm512_castps_pd(t[2 * i + 1]);
+    u[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+  }
+  auto pairs = [](__m512 x, __m512 y) { return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd)); };
+  for (int i = 0; i < 2; ++i) v[i] = pairs(u[2 * i], u[2 * i + 1]);
+  return {pairs(v[0], v[1])};
+}
 #elif FOLIO_SET == FOLIO_SET_avx2
 FOLIO_INLINE void transpose(Vec (&a)[8]) {
   __m256 t[8], u[8];
@@ -47,6 +62,14 @@ FOLIO_INLINE void transpose(Vec (&a)[8]) {
     a[4 + c].v = _mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
   }
 }
+FOLIO_INLINE Vec sums_of(const Vec (&a)[8]) {
+  __m256 t[4], u[2];
+  for (int i = 0; i < 4; ++i)
+    t[i] = _mm256_add_ps(_mm256_unpacklo_ps(a[2 * i].v, a[2 * i + 1].v), _mm256_unpackhi_ps(a[2 * i].v, a[2 * i + 1].v));
+  for (int i = 0; i < 2; ++i)
+    u[i] = _mm256_add_ps(_mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0x44), _mm256_shuffle_ps(t[2 * i], t[2 * i + 1], 0xee));
+  return {_mm256_add_ps(_mm256_permute2f128_ps(u[0], u[1], 0x20), _mm256_permute2f128_ps(u[0], u[1], 0x31))};
+}
 #elif FOLIO_SET == FOLIO_SET_neon
 FOLIO_INLINE void transpose(Vec (&a)[4]) {
   const float32x4x2_t t = vtrnq_f32(a[0].v, a[1].v), u = vtrnq_f32(a[2].v, a[3].v);
@@ -55,10 +78,16 @@ FOLIO_INLINE void transpose(Vec (&a)[4]) {
   a[2].v = vcombine_f32(vget_high_f32(t.val[0]), vget_high_f32(u.val[0]));
   a[3].v = vcombine_f32(vget_high_f32(t.val[1]), vget_high_f32(u.val[1]));
 }
+FOLIO_INLINE Vec sums_of(const Vec (&a)[4]) { return {vpaddq_f32(vpaddq_f32(a[0].v, a[1].v), vpaddq_f32(a[2].v, a[3].v))}; }
 #else
 FOLIO_INLINE void transpose(Vec (&a)[4]) {
   const Vec t[4] = {a[0], a[1], a[2], a[3]};
   for (int i = 0; i < 4; ++i) a[i].v = Vec::Floats{t[0].v[i], t[1].v[i], t[2].v[i], t[3].v[i]};
+}
+FOLIO_INLINE Vec sums_of(const Vec (&a)[4]) {
+  Vec t[4] = {a[0], a[1], a[2], a[3]};
+  transpose(t);
+  return (t[0] + t[1]) + (t[2] + t[3]);
 }
 #endif
 
