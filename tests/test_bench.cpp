@@ -53,6 +53,22 @@ TEST(Bench, RingsAndStreams) {
   EXPECT_NE(bad.output.find("one page of 64 tokens takes"), std::string::npos) << bad.output;
 }
 
+TEST(Bench, ServesTraces) {
+  const Ran ran = bench("serve --shape 260k --type f32 --requests 8 --shared 256 --own 8 --draw 4 --turns 2 --hit 256 --match 640 --max-batch 2 "
+                        "--repeats 1 -t 2 --json");
+  ASSERT_EQ(ran.code, 0) << ran.output;
+  const Json json = Json::parse(ran.output);
+  ASSERT_EQ(json["traces"].size(), 6u);
+  for (const Json& trace : json["traces"]) {
+    EXPECT_GT(trace["tps"].get<double>(), 0) << trace;
+    EXPECT_GE(trace["first_p99"].get<double>(), trace["first_p50"].get<double>()) << trace;
+    const bool finds = trace["cache"] && trace["trace"] != "nothing shared";
+    EXPECT_EQ(trace["hit_rate"].get<double>() > 0.3, finds) << trace;
+  }
+  for (const char* line : {"hit_speedup", "lookup_seconds", "batch_speedup", "ngram_speedup_alone"}) EXPECT_GT(json["lines"][line].get<double>(), 0);
+  EXPECT_EQ(bench("serve --shape 260k --type f32 --requests 3 --rate 200 --shared 64 --hit 64 --match 640 --draw 2 --repeats 1 -t 1 --csv").code, 0);
+}
+
 TEST(Bench, TableAndCsv) {
   const std::string flags = "ops --quick --type q8_0 --only 'matmul q8_0 T=8' --repeats 1 -t 2";
   const Ran table = bench(flags), csv = bench(flags + " --csv");   // below a line of limits
