@@ -8,7 +8,7 @@ import math
 import re
 
 from . import ConvertError, experts
-from .decoder import ACTIVATIONS, Part
+from .decoder import Part
 from .from_fla import Layer, Recurrent, made, matrix, vector
 
 NAMES = {"embed": "model.embed_tokens.weight", "norm_mix": "model.layers.{i}.input_layernorm.weight", "mlp": "model.layers.{i}.mlp.",
@@ -74,18 +74,13 @@ def left_out(config, tensors):
 
 def model(config, rope, tensors):
     """Stands where a Decoder stands. rope: the size of the rotated part -> its mixer.N.* keys."""
-    layers = config.need("num_hidden_layers")
-    if layers >= 2**16:
-        raise ConvertError(f"'{config.path}' has {layers} layers")
-    act = config.get("hidden_act")
-    if act not in ACTIVATIONS:
-        raise ConvertError(f"'{config.path}' has the activation '{act}'; known are {', '.join(sorted(ACTIVATIONS))}")
+    layers, act = config.layers(), config.act()
     config.refuse("mlp_bias", False)
     rope = rope(config.need("qk_rope_head_dim")) | {"rope": "adjacent" if config.get("rope_interleave", True) else "half"}
     profile, wanted = latent_attention(config, rope)
-    chosen, sparse = experts.deepseek(config, tensors, ACTIVATIONS[act], layers)
+    chosen, sparse = experts.deepseek(config, tensors, act, layers)
     ffn = 0 if sparse and all(sparse) else config.need("intermediate_size")
     return Recurrent(dim=config.need("hidden_size"), layers=layers, vocab=config.need("vocab_size"), context=config.need("max_position_embeddings"),
                      eps=config.get("rms_norm_eps"), own_head=not config.get("tie_word_embeddings", False), names=NAMES, ffn=ffn,
-                     act=ACTIVATIONS[act], experts=chosen, sparse=sparse,
+                     act=act, experts=chosen, sparse=sparse,
                      mix=[Layer(profile, wanted(f"model.layers.{i}.self_attn.")) for i in range(layers)])

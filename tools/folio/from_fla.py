@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import ConvertError
-from .decoder import ACTIVATIONS, Part, Wanted
+from .decoder import Part, Wanted
 
 
 @dataclass
@@ -460,16 +460,11 @@ def model(config, family):
     if "layer_norm_epsilon" in config.values:   # what transformers' Mamba-2 calls it
         config.values |= {"norm_eps": config.get("layer_norm_epsilon")}
     f = Family(config)
-    layers, attn = config.need("num_hidden_layers"), config.get("attn") or {}
+    layers, act, attn = config.layers(), config.act(), config.get("attn") or {}
     if not isinstance(attn, dict) or (attn and not isinstance(attn.get("layers"), list)):
         raise ConvertError(f"'{config.path}': attn = {attn!r}, expected an object with a list of layers")
-    if layers >= 2**16:
-        raise ConvertError(f"'{config.path}' has {layers} layers")
-    act = config.get("hidden_act")
-    if act not in ACTIVATIONS:
-        raise ConvertError(f"'{config.path}' has the activation '{act}'; known are {', '.join(sorted(ACTIVATIONS))}")
     at = lambda i: names["mix"].format(i=i)
     mix = [_attention(f, at(i), attn) if i in attn.get("layers", []) else make(f, at(i)) for i in range(layers)]
     return Recurrent(dim=f.dim, layers=layers, vocab=config.need("vocab_size"), context=config.need("max_position_embeddings"),
                      eps=config.get("norm_eps"), own_head=not config.get("tie_word_embeddings", False), names=names, mix=mix,
-                     ffn=_ffn(config, f.dim) if "mlp" in names else 0, act=ACTIVATIONS[act])
+                     ffn=_ffn(config, f.dim) if "mlp" in names else 0, act=act)

@@ -68,6 +68,19 @@ class Config:
             raise ConvertError(f"'{self.path}' {said}, expected a positive integer")
         return value
 
+    def layers(self):
+        layers = self.need("num_hidden_layers")
+        if layers >= 2**16:
+            raise ConvertError(f"'{self.path}' has {layers} layers")
+        return layers
+
+    def act(self, key="hidden_act"):
+        """Our name of the activation."""
+        act = self.get(key)
+        if act not in ACTIVATIONS:
+            raise ConvertError(f"'{self.path}' has the activation '{act}'; known are {', '.join(sorted(ACTIVATIONS))}")
+        return ACTIVATIONS[act]
+
     def refuse(self, key, ok):
         if (value := self.get(key, ok)) != ok:
             raise ConvertError(f"'{self.path}': {key} = {value!r} is not supported")
@@ -173,13 +186,6 @@ def _model(source, config, family, table, tensors):
     return Model(source, decoder, table, conv1d=family == "gpt2", tensors=tensors, ignored=ignored, notes=notes)
 
 
-def _act(config, key):
-    act = config.get(key)
-    if act not in ACTIVATIONS:
-        raise ConvertError(f"'{config.path}' has the activation '{act}'; known are {', '.join(sorted(ACTIVATIONS))}")
-    return ACTIVATIONS[act]
-
-
 def _gpt2(config):
     config.refuse("scale_attn_by_inverse_layer_idx", False)
     config.refuse("add_cross_attention", False)
@@ -189,7 +195,7 @@ def _gpt2(config):
     return Decoder(
         dim=dim, layers=config.need("n_layer"), vocab=config.need("vocab_size"), context=config.need("n_positions"), heads=heads,
         groups=heads, head_size=dim // heads, ffn=config.get("n_inner", 4 * dim), norm="layer",
-        eps=config.get("layer_norm_epsilon"), learned_positions=True, act=_act(config, "activation_function"), gated=False,
+        eps=config.get("layer_norm_epsilon"), learned_positions=True, act=config.act("activation_function"), gated=False,
         qkv_bias=True, out_bias=True, ffn_bias=True, own_head=not config.get("tie_word_embeddings", True),
         extra={} if config.get("scale_attn_weights", True) else {"scale": 1.0})
 
@@ -200,7 +206,7 @@ def _experts(config, family, tensors, layers):
         return {}
     if family == "gpt_oss":
         return dict(zip(("experts", "sparse"), from_gpt_oss.experts(config, layers)))
-    act = _act(config, "hidden_act")
+    act = config.act("hidden_act")
     if family == "mixtral":
         found = experts.mixtral(config, tensors, act, layers)
     else:
@@ -211,16 +217,14 @@ def _experts(config, family, tensors, layers):
 
 def _llama(config, family, tensors):
     dim, heads = config.need("hidden_size"), config.need("num_attention_heads")
-    layers = config.need("num_hidden_layers")
-    if layers >= 2**16:
-        raise ConvertError(f"'{config.path}' has {layers} layers")
+    layers = config.layers()
     size = config.get("head_dim", dim // heads)
     bias = bool(config.get("attention_bias", False))
     window, windowed = _window(config, family, layers)
     return Decoder(
         dim=dim, layers=layers, vocab=config.need("vocab_size"), context=config.need("max_position_embeddings"), heads=heads,
         groups=config.get("num_key_value_heads", heads), head_size=size, ffn=config.need("intermediate_size"),
-        eps=config.get("rms_norm_eps"), act=_act(config, "hidden_act"), out_bias=bias,
+        eps=config.get("rms_norm_eps"), act=config.act("hidden_act"), out_bias=bias,
         qkv_bias=bias or family == "qwen2" or (family == "qwen2_moe" and config.get("qkv_bias", True)),
         ffn_bias=bool(config.get("mlp_bias", False)), own_head=not config.get("tie_word_embeddings", False),
         qk_norm=family.startswith("qwen3"), sink=family == "gpt_oss", window=window, windowed=windowed, rope=_rope(config, size),

@@ -55,9 +55,7 @@ def _translate(config):
 def model(config, rope, tensors):
     """Stands where a Decoder stands; rope is not asked, for nothing turns."""
     _translate(config)
-    layers = config.need("num_hidden_layers")
-    if layers >= 2**16:
-        raise ConvertError(f"'{config.path}' has {layers} layers")
+    layers = config.layers()
     C, H, K = config.need("hidden_size"), config.need("linear_num_heads"), config.need("linear_head_dim")
     profile, wanted = from_deepseek.latent_attention(config, {})
     delta = lambda at: kda(at, C, (H, H, K, K), config.need("linear_conv_kernel_dim"), ("f_a_proj", "f_b_proj", "g_a_proj", "g_b_proj"),

@@ -6,7 +6,7 @@ value heads that share it; of in_proj_ba write strengths b, then decays a; of q_
 weights less 1, but for the one behind the DeltaNet's memory.
 """
 from . import ConvertError, experts
-from .decoder import ACTIVATIONS, Part, Wanted, check_rope
+from .decoder import Part, Wanted, check_rope
 from .from_deepseek import NAMES
 from .from_fla import Layer, Recurrent, made, matrix, negative_exp, of_each_layer, one_more, vector
 
@@ -76,18 +76,13 @@ def left_out(config, tensors):
 
 def model(config, rope, tensors):
     """Stands where a Decoder stands. rope: the size of a head -> mixer.N.* keys."""
-    layers = config.need("num_hidden_layers")
-    if layers >= 2**16:
-        raise ConvertError(f"'{config.path}' has {layers} layers")
-    act = config.get("hidden_act")
-    if act not in ACTIVATIONS:
-        raise ConvertError(f"'{config.path}' has the activation '{act}'; known are {', '.join(sorted(ACTIVATIONS))}")
+    layers, act = config.layers(), config.act()
     at = "model.layers.{}.".format
     mix = [_delta(config, at(i) + "linear_attn.") if kind == KINDS[0] else _attention(config, rope, at(i) + "self_attn.")
            for i, kind in enumerate(_kinds(config, layers))]
-    chosen, sparse = experts.qwen(config, tensors, ACTIVATIONS[act], layers, True)
+    chosen, sparse = experts.qwen(config, tensors, act, layers, True)
     return Recurrent(dim=config.need("hidden_size"), layers=layers, vocab=config.need("vocab_size"),
                      context=config.need("max_position_embeddings"), eps=config.get("rms_norm_eps"),
                      own_head=not config.get("tie_word_embeddings", False), names=NAMES, mix=mix,
-                     ffn=0 if all(sparse) else config.need("intermediate_size"), act=ACTIVATIONS[act], experts=chosen, sparse=sparse,
+                     ffn=0 if all(sparse) else config.need("intermediate_size"), act=act, experts=chosen, sparse=sparse,
                      less_one=True)
