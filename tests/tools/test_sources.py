@@ -35,6 +35,8 @@ def test_hugging_face(convert, name):
     assert folio.metadata["name"] == name and folio.verify() == []
     if folio.metadata["mixer.0.kind"] not in ("attention", "mla"):
         return   # PlainDecoder knows attention alone: test_models holds these against recurrent_reference.py
+    if any(tensor.endswith(".sink") for tensor in folio.tensors):
+        return   # nor learned sinks and experts with biases: test_models holds gpt-oss against PyTorch
     ids, want = golden(name)
     logits = PlainDecoder(folio).logits(ids)
     assert np.abs(logits - want).max() < 5e-5
