@@ -162,6 +162,35 @@ TEST(Bench, MixersAsJson) {
   for (const Json& line : json["lines"]) EXPECT_TRUE(line["measured"].is_string() && line["aim"].is_string()) << line;
 }
 
+// Rows beside the curves, small: each has what it says, and its lines.
+TEST(Bench, LatentsExpertsAndARing) {
+  const auto run = [](const std::string& flags) { return bench("mixers --max-tokens 128 --repeats 1 -t 2 --only " + flags); };
+  std::vector<std::string> names, lines;
+  for (const std::string only : {"mla", "experts", "ring"}) {
+    const Ran ran = run(only + " --json");
+    ASSERT_EQ(ran.code, 0) << ran.output;
+    const Json json = Json::parse(ran.output);
+    for (const Json& row : json["layers"]) {
+      names.push_back(row["layer"]);
+      for (const char* key : {"seconds", "flops"}) EXPECT_GT(row[key].get<double>(), 0) << key << " of " << row;
+    }
+    for (const Json& line : json["lines"]) lines.push_back(line["line"]);
+    EXPECT_TRUE(json["curves"].empty()) << only;
+    if (only == "mla") {
+      EXPECT_EQ(json["lines"][1]["measured"], "96 B, multi-head 192 B");   // 2·(32 + 16); 2·2·(32 + 16)
+    } else if (only == "experts") {   // the router [8, 64] in f32, of 3 matrices of 32 x 64 in 16 bit those of two experts
+      EXPECT_EQ(json["layers"][0]["bytes"], 8 * 64 * 4 + 2 * 3 * 32 * 64 * 2);
+    }
+  }
+  EXPECT_EQ(names, (std::vector<std::string>{"mla, decoding at 128", "multi-head attention, decoding at 128", "mla, prefill of 40",
+                                             "experts, 1 token", "experts, 40 tokens", "ring, contiguous, 256 tokens",
+                                             "ring, zigzag, 256 tokens"}));
+  EXPECT_EQ(lines.size(), 5u);
+  const Ran table = run("mla");
+  EXPECT_NE(table.output.find("\n| mla, decoding at 128 | "), std::string::npos) << table.output;
+  EXPECT_EQ(table.output.find("plot: "), std::string::npos) << table.output;
+}
+
 TEST(Bench, MixersLeaveOutWhatTakesTooLong) {
   const Ran ran = bench("mixers --max-tokens 2048 -D 16 --heads 1 --repeats 1 -t 2 --seconds 1e-9 --only tiled --csv --plot " +
                         (scratch_dir() / "late.svg").string());

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "tools/lib/machine.h"
 #include "tools/lib/main.h"
+#include "tools/lib/mixer_layers.h"
 #include "tools/lib/mixer_lines.h"
 #include "tools/lib/mixer_plain.h"
 #include "tools/lib/model.h"
@@ -26,6 +27,7 @@ struct Findings {
   std::vector<MixerCurve> curves;
   std::vector<Crossing> crossings;
   std::vector<MixerLine> lines;
+  std::vector<LayerRow> layers;
   const MixerPoint* baseline(const char* mixer, const MixerCurve& of, int64_t tokens) const {
     for (const MixerCurve& c : curves)
       if (c.mixer == mixer && c.size.width == of.size.width) return c.at(tokens);
@@ -54,6 +56,16 @@ void print_table(const Findings& found, bool csv) {
   print_cells(rows, csv);
 }
 
+void print_layers(const Findings& found, bool csv) {
+  std::vector<std::vector<std::string>> rows = {{"layer", "ms", "GB/s", "share of bandwidth", "GFLOP/s", "share of peak", "what"}};
+  for (const LayerRow& r : found.layers) {
+    const double gbps = ratio(r.bytes, r.seconds) / 1e9, gflops = ratio(r.flops, r.seconds) / 1e9;
+    rows.push_back({r.name, cell(r.seconds * 1e3, 3), cell(gbps, 2), cell(ratio(gbps, found.limits.read_gbps), 3), cell(gflops, 1),
+                    cell(ratio(gflops, found.limits.fp32_gflops), 3), r.note});
+  }
+  print_cells(rows, csv);
+}
+
 void print_findings(const Findings& found, std::ostream& out) {
   auto place = [](int64_t tokens) { return tokens ? std::to_string(tokens) : std::string("nowhere"); };
   if (!found.crossings.empty()) out << "\nFaster than tiled attention from T on (of those measured):\n";
@@ -62,7 +74,7 @@ void print_findings(const Findings& found, std::ostream& out) {
   out << "\nLines to reach:\n";
   for (const MixerLine& l : found.lines)
     out << "  " << l.what << ": " << l.measured << "; aim " << l.aim << (l.known ? l.reached ? ": reached" : ": missed" : "") << "\n";
-  out << "plot: " << found.plot << "\n";
+  if (!found.curves.empty()) out << "plot: " << found.plot << "\n";
 }
 
 nlohmann::json point_json(const Findings& found, const MixerCurve& c, const MixerPoint& p) {
@@ -95,8 +107,12 @@ void print_json(const Findings& found, const BenchMixersFlags& flags) {
     lines.push_back({{"line", l.what}, {"measured", l.measured}, {"aim", l.aim}});
     if (l.known) lines.back()["reached"] = l.reached;
   }
+  nlohmann::json layers = nlohmann::json::array();
+  for (const LayerRow& r : found.layers)
+    layers.push_back({{"layer", r.name}, {"seconds", r.seconds}, {"bytes", r.bytes}, {"flops", r.flops}, {"what", r.note}});
   std::cout << nlohmann::json{{"device", found.device}, {"limits", limits_json(found.limits)}, {"max_tokens", flags.max_tokens},
-                              {"curves", curves}, {"crossings", crossings}, {"lines", lines}, {"plot", found.plot}}.dump() << "\n";
+                              {"curves", curves}, {"crossings", crossings}, {"lines", lines}, {"layers", layers},
+                              {"plot", found.plot}}.dump() << "\n";
 }
 
 // Families by colour: linear blue, delta green, log-linear orange, Mesa purple, attention dark.
@@ -151,7 +167,7 @@ void add_bench_mixers_flags(CLI::App& app, BenchMixersFlags& flags) {
   app.add_option("--max-tokens", flags.max_tokens, "longest text; T goes from 64 up to it in powers of two")->capture_default_str();
   app.add_option("-D,--sizes", flags.sizes, "head sizes")->delimiter(',')->capture_default_str();
   app.add_option("--heads", flags.heads, "heads")->capture_default_str();
-  app.add_option("--only", flags.only, "only mixers with this in their name");
+  app.add_option("--only", flags.only, "only mixers with this in their name; mla, experts and ring are rows of their own");
   app.add_option("--seconds", flags.seconds, "leave out prefills that take longer")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--plot", flags.plot, "where the picture goes (SVG)")->capture_default_str();
   app.add_option("--golden", flags.golden, "a folder with golden numbers (mesanet*.npz): rounds of Mesa's solver on them");
@@ -160,12 +176,13 @@ void add_bench_mixers_flags(CLI::App& app, BenchMixersFlags& flags) {
 int bench_mixers(const BenchMixersFlags& flags) {
   check_flags(flags);
   auto wanted = [&](const std::string& name) { return name.find(flags.only) != std::string::npos; };
-  const bool naive = wanted(naive_name);
-  check(naive || std::any_of(mixer_kinds().begin(), mixer_kinds().end(), [&](const MixerKind& k) { return wanted(k.name); }),
-        "bench: no mixer has '", flags.only, "' in its name");
+  const bool layers = std::any_of(layer_kinds().begin(), layer_kinds().end(), wanted);
+  const bool curves = wanted(naive_name) || std::any_of(mixer_kinds().begin(), mixer_kinds().end(),
+                                                         [&](const MixerKind& k) { return wanted(k.name); });
+  check(curves || layers, "bench: no mixer has '", flags.only, "' in its name");
   const auto device = open_device(flags.device, flags.threads);
   const int threads = flags.threads > 0 ? flags.threads : hardware_threads();
-  Findings found{.device = device->name(), .plot = flags.plot, .limits = measure_limits(*device, flags.threads)};
+  Findings found{.device = device->name(), .plot = curves ? flags.plot : "", .limits = measure_limits(*device, flags.threads)};
   if (!flags.json) std::cerr << device->name() << "; " << text(found.limits) << "\n";
   const CurveLimits limits{.tokens = flags.max_tokens, .seconds = flags.seconds, .repeats = flags.repeats};
   for (int64_t D : flags.sizes) {
@@ -187,9 +204,16 @@ int bench_mixers(const BenchMixersFlags& flags) {
     also({wide_prefill_line(*device, flags.repeats)});
   }
   if (!flags.golden.empty()) also(golden_lines(flags.golden, *device));
-  write_plot(found, flags);
+  if (layers && (!flags.only.empty() || flags.max_tokens >= 1024)) {
+    const LayerFindings more = measure_layers(flags.only, LayerSizes::up_to(flags.max_tokens), *device, found.limits, flags.repeats);
+    found.layers = more.rows;
+    also(more.lines);
+  }
+  if (curves) write_plot(found, flags);
   if (flags.json) return print_json(found, flags), 0;
-  print_table(found, flags.csv);
+  if (curves) print_table(found, flags.csv);
+  if (curves && !found.layers.empty()) std::cout << "\n";
+  if (!found.layers.empty()) print_layers(found, flags.csv);
   print_findings(found, flags.csv ? std::cerr : std::cout);
   return 0;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // `bench mixers`: all sequence mixers and two baselines over T, each alone, as one layer of an engine would run it (mixer_run.h,
 // mixer_plain.h; mixer_curve.h says what is measured and how): a table, a plot, where each overtakes attention, and the lines that this
-// project wants to reach (those about single steps only from --max-tokens 1024 on). Memory is what plans, pools and inputs ask for, not
+// project wants to reach (those about single steps only from --max-tokens 1024 on). Latents, experts and a ring have rows of their own
+// (mixer_layers.h): from --max-tokens 1024 on, too, or where --only names them. Memory is what plans, pools and inputs ask for, not
 // what the process has touched.
 #pragma once
 #include <CLI/CLI.hpp>
