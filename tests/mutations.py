@@ -16,7 +16,7 @@ MUTATIONS = [
     ("a page goes while another sequence reads it", "tree.cpp", "if (--node->pins[size_t(kind)] == 0 && ", "if (--node->pins[size_t(kind)] >= 0 && "),
     ("what a leaf had is not given back", "tree.cpp", "freed.push_back({k, drop_page(node, k)});", "drop_page(node, k);"),
     ("pages are told apart by their first tokens alone", "tree.cpp", "page_tokens * sizeof(Token)", "8 * sizeof(Token)"),
-    ("all scopes share", "cache.cpp", "node = tree_->root(scope)", "node = tree_->root(\"\")"),
+    ("all scopes share", "cache.cpp", "(RadixTree::Node* node = tree_->root(scope)", "(RadixTree::Node* node = tree_->root(\"\")"),
     ("a page is shared before it is full", "cache.cpp", "int64_t(seq.path_.size() + 1) * page_tokens <= seq.length()",
      "int64_t(seq.path_.size()) * page_tokens < seq.length() && seq.text_.size() % page_tokens >= 60"),
     ("a page that the tree has already is not given back", "cache.cpp", "else kinds_[k].free.push_back(id);\n    id = node", "id = node"),
