@@ -103,6 +103,11 @@ TEST(Batch, ARunThatIsKilledGoesOnAndWritesNothingTwice) {
                                 "/generate -m " + model() + " -t 2" + flags + out;
     interrupted += run_command(command).code != 0;
     if (!fs::exists(out + ".progress")) break;
+    if (i == 1) {   // what another command would say is not put behind it
+      const Ran other = generate(flags + out + " --stop zz");
+      EXPECT_EQ(other.code, 1);
+      EXPECT_NE(other.output.find("was begun with other requests"), std::string::npos) << other.output;
+    }
     if (i == 2 && fs::exists(out) && fs::file_size(out) > 10) fs::resize_file(out, fs::file_size(out) - 7);   // killed within a line
   }
   EXPECT_GT(interrupted, 0);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/error.h"
+
 namespace folio {
 
 constexpr double fade = 0.97;        // of what was measured, a step
@@ -91,7 +93,11 @@ std::vector<Token> ModelDrafter::propose(std::span<const Token> text, int most) 
     if (!cache.reserve(seq_, int(part.size()), 0)) break;
     const Work work{&seq_, part, 1};
     const Tensor logits = engine_.step({&work, 1});
-    all.push_back(sampler_.pick({logits.row<float>(0), size_t(logits.cols())}, all));
+    try {
+      all.push_back(sampler_.pick({logits.row<float>(0), size_t(logits.cols())}, all));
+    } catch (const Error&) {   // no logit is a number: that model's trouble, not the text's
+      break;
+    }
   }
   cache.commit(seq_, {});
   return {all.begin() + ptrdiff_t(text.size()), all.end()};
@@ -123,10 +129,10 @@ double StepCost::threshold(int texts) const {
   return plain > 0 ? std::min(1.0, (slope_ + draft_) * texts / plain) : 0;
 }
 
-int Acceptance::length(double threshold) {
+int Acceptance::length(double threshold, int most) {
   int n = 0;
-  for (double stands = rate_; n < most_ && stands >= threshold; stands *= rate_) ++n;
-  if (++rounds_ % try_every == 0) n = std::max(n, std::min(2, most_));
+  for (double stands = rate_; n < most && stands >= threshold; stands *= rate_) ++n;
+  if (++rounds_ % try_every == 0) n = std::max(n, std::min(2, most));
   return n;
 }
 

@@ -63,7 +63,7 @@ class CacheDrafter final : public Drafter {
 // A smaller model of the same vocabulary, which draws with the target's options and noise: the likelier they agree.
 class ModelDrafter final : public Drafter {
  public:
-  // The engine must have room for one more sequence. Options as the target's.
+  // The engine must have room for one more sequence. Options as the target's. Where the smaller model fails, nothing is guessed.
   ModelDrafter(Engine& engine, const SamplerOptions& options);
   ~ModelDrafter() override;
   std::vector<Token> propose(std::span<const Token> text, int most) override;
@@ -100,12 +100,10 @@ class StepCost {
 // Of one text: how often guesses stand.
 class Acceptance {
  public:
-  explicit Acceptance(int most) : most_(most) {}
-  int length(double threshold);                   // tokens to guess now
+  int length(double threshold, int most);         // tokens to guess now
   void observe(int drafted, int accepted);
 
  private:
-  const int most_;
   double rate_ = 0.7;
   int rounds_ = 0;
 };

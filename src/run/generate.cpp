@@ -153,8 +153,8 @@ std::optional<Finish> Generator::draw_round(const GenerateOptions& options, Answ
   if (reads) {
     int64_t most = engine_.context() - int64_t(text_.size()) - 1;
     if (options.limit >= 0) most = std::min(most, options.limit - int64_t(answer.out.tokens.size()) - 1);
-    most = std::min<int64_t>({most, options.most_drafts, engine_.chunk() - 1, engine_.cache().options().uncertain});
-    if (options.drafter) most = std::min<int64_t>(most, acceptance_.length(options.always_draft ? 0 : cost_.threshold(1)));
+    most = std::min<int64_t>({most, engine_.chunk() - 1, engine_.cache().options().uncertain});
+    if (options.drafter) most = std::min<int64_t>(most, acceptance_.length(options.always_draft ? 0 : cost_.threshold(1), options.most_drafts));
     if (options.drafter && most > 0) drafts = options.drafter->propose(text_, int(most));
     drafted = seconds();
     if (!drafts.empty()) cost_.observe_draft(int(drafts.size()), drafted - start);

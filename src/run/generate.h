@@ -127,7 +127,7 @@ class Generator {
   std::span<const float> logits_;           // those that were looked at last, until the next step
   std::vector<Token> drawn_;                // what the device has drawn behind it and behind each draft
   StepCost cost_;
-  Acceptance acceptance_{16};
+  Acceptance acceptance_;
 };
 
 }  // namespace folio

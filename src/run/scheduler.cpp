@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 
 #include "base/error.h"
 
@@ -25,8 +26,8 @@ Order order_of(std::string_view name) {
 }
 
 struct Scheduler::Text {
-  Text(int64_t id, Request r, int64_t vocab, int most_drafts)
-      : id(id), request(std::move(r)), sampler(request.sampling, vocab), answer(request.options), text(request.prompt), acceptance(most_drafts) {}
+  Text(int64_t id, Request r, int64_t vocab)
+      : id(id), request(std::move(r)), sampler(request.sampling, vocab), answer(request.options), text(request.prompt) {}
   int64_t pending() const { return int64_t(text.size()) - seq.length(); }
   // Tokens that may still come, as far as is known.
   int64_t expected(int64_t context) const {
@@ -72,7 +73,7 @@ int64_t Scheduler::add(Request request) {
     if (t < 0 || t >= engine_.model().vocab()) wrong = join("the prompt has the token ", t, "; the vocabulary ends at ", engine_.model().vocab() - 1);
   if (wrong.empty()) {
     try {
-      waiting_.push_back(std::make_unique<Text>(id, std::move(request), engine_.model().vocab(), options_.most_drafts));
+      waiting_.push_back(std::make_unique<Text>(id, std::move(request), engine_.model().vocab()));
       if (options_.drafter) waiting_.back()->drafter = options_.drafter(waiting_.back()->request);
       return id;
     } catch (const Error& error) {
@@ -148,6 +149,7 @@ void Scheduler::preempt(Text& text) {
   engine_.cache().close(text.seq);
   text.open = false;
   text.n = 0;
+  text.drafts.clear();   // they would stand in the wrong place when it comes back
   ++text.preempted;
   ++stats_.preemptions;
   promised_ = promise_after_preemption;
@@ -182,8 +184,9 @@ bool Scheduler::take(Text& text, int64_t budget) {
 void Scheduler::guess(Text& text, int texts, int64_t budget) {
   text.drafts.clear();
   if (!text.drafter) return;
+  const int pays = text.acceptance.length(options_.always_draft ? 0 : cost_.threshold(texts), options_.most_drafts);
   int64_t most = std::min<int64_t>({engine_.context() - int64_t(text.text.size()) - 1, budget - 1, engine_.chunk() - 1,
-                                    engine_.cache().options().uncertain, text.acceptance.length(options_.always_draft ? 0 : cost_.threshold(texts))});
+                                    engine_.cache().options().uncertain, pays});
   if (text.request.options.limit >= 0) most = std::min(most, text.request.options.limit - int64_t(text.answer.out.tokens.size()) - 1);
   if (most <= 0) return;
   const auto start = Clock::now();
@@ -241,9 +244,9 @@ bool Scheduler::step() {
     if (text.n > 1) read += text.n;
     else drawn += int64_t(works[i].tokens.size());
     if (text.drafts.empty()) engine_.cache().commit(text.seq, works[i].tokens);   // else in after(), when it is known what happened
-    text.n = 0;
+    const int certain = std::exchange(text.n, 0);
     if (text.answer.out.tokens.empty()) {
-      stats_.prompt_tokens += int64_t(works[i].tokens.size());
+      stats_.prompt_tokens += certain;
       if (works[i].wanted) engine_.cache().keep(text.seq);
     } else {
       ++text.answer.out.steps;

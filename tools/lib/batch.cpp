@@ -302,9 +302,12 @@ int run_batch(OpenModel& model, const BatchFlags& flags, const DraftFlags& draft
               BatchDefaults defaults, bool quiet, const std::atomic<bool>& interrupt) {
   const std::string requests = read_file(flags.in);
   const SamplerOptions& s = defaults.sampling;
+  std::string more;   // that changes texts
+  for (const auto& [token, bias] : s.logit_bias) more += join(" ", token, "+", bias);
+  for (const std::string& stop : defaults.stops) more += join(" ", stop.size(), ":", stop);
   const std::string setting = join(hex64(model.weights.index_hash()), " ", s.temperature, " ", s.top_k, " ", s.top_p, " ", s.min_p, " ", s.typical, " ",
                                    s.repeat_penalty, " ", s.repeat_last_n, " ", s.presence_penalty, " ", s.frequency_penalty, " ",
-                                   s.logit_bias.size(), " ", defaults.limit, " ", defaults.ignore_eos, " ", hex64(hash64(requests.data(), requests.size())));
+                                   defaults.limit, " ", defaults.ignore_eos, " ", hex64(hash64(requests.data(), requests.size())), more);
   Answers answers(flags.out, hash64(setting.data(), setting.size()), sampling.seed != "-1", defaults.sampling.seed);
   SchedulerOptions scheduling{.step_tokens = model.engine->chunk(), .running = flags.texts, .order = order_of(flags.schedule),
                               .most_drafts = draft.most, .always_draft = draft.always};
