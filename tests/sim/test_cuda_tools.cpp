@@ -30,6 +30,26 @@ TEST(CudaTools, GenerateWritesTheTextOfTheCpu) {
 }
 
 // Other people's trained models, which the CPU's tests run to their end: here the beginning of each golden text.
+// Tokens that are guessed are drawn on the card, each at its own place; a batch's on the host.
+TEST(CudaTools, GuessesAndBatchesSayWhatTheCpuSays) {
+  const std::string flags = " -m " + tiny() + " -c 128 ", guess = "-p abcabcabcabc -n 12 --temp 0.7 -s 4 --ignore-eos -q --draft-ngram --draft-min-match 1 --draft-always";
+  const Ran card = run("sim_generate", flags + guess + " --device cuda"), host = run("generate", flags + guess);
+  EXPECT_EQ(card.code, 0) << card.output;
+  EXPECT_EQ(card.output, host.output);
+  const auto file = [](const std::string& name) { return (scratch_dir() / name).string(); };
+  FileWriter in(file("in.jsonl"));
+  for (int i = 0; i < 3; ++i) in.write("{\"prompt\": \"" + std::string(70, 'a') + std::string(size_t(i), 'b') + "\", \"max_tokens\": 4, \"seed\": 2}\n");
+  in.commit();
+  const std::string batch = flags + "--max-batch 2 -q --batch " + file("in.jsonl") + " -o ", kept = " --cache-file " + file("card.kv");
+  EXPECT_EQ(run("sim_generate", batch + file("card.jsonl") + " --device cuda" + kept).code, 0);
+  EXPECT_EQ(run("generate", batch + file("host.jsonl")).code, 0);
+  EXPECT_EQ(read_file(file("card.jsonl")), read_file(file("host.jsonl")));
+  // What the card has left behind serves the next run on it.
+  const Ran again = run("sim_generate", batch + file("again.jsonl") + " --device cuda" + kept);
+  EXPECT_EQ(again.code, 0) << again.output;
+  EXPECT_NE(again.output.find("64 tokens are remembered"), std::string::npos) << again.output;
+}
+
 TEST(CudaTools, StoriesBeginAsTheGoldenTexts) {
   if (shared_dir().empty()) GTEST_SKIP() << "no shared folder with stories260K beside the repository";
   const fs::path dir = shared_dir() / "models/stories260K";
