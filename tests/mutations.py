@@ -16,16 +16,20 @@ MUTATIONS = [
     ("a page goes while another sequence reads it", "tree.cpp", "if (--node->pins[size_t(kind)] == 0 && ", "if (--node->pins[size_t(kind)] >= 0 && "),
     ("what a leaf had is not given back", "tree.cpp", "freed.push_back({k, drop_page(node, k)});", "drop_page(node, k);"),
     ("pages are told apart by their first tokens alone", "tree.cpp", "page_tokens * sizeof(Token)", "8 * sizeof(Token)"),
-    ("all scopes share", "cache.cpp", "(RadixTree::Node* node = tree_->root(scope)", "(RadixTree::Node* node = tree_->root(\"\")"),
+    ("all scopes share", "cache.cpp", "Place place = {tree_->root(scope)", "Place place = {tree_->root(\"\")"),
     ("a page is shared before it is full", "cache.cpp", "int64_t(seq.path_.size() + 1) * page_tokens <= seq.length()",
      "int64_t(seq.path_.size()) * page_tokens < seq.length() && seq.text_.size() % page_tokens >= 60"),
     ("a page that the tree has already is not given back", "cache.cpp", "else kinds_[k].free.push_back(id);\n    id = node", "id = node"),
-    ("an adopted page is not held", "cache.cpp", "      tree_->pin(seq.path_[p], int(k));\n", "      if (k == 0) tree_->pin(seq.path_[p], int(k));\n"),
+    ("an adopted page is not held", "cache.cpp", "    tree_->pin(place.node, int(k));\n  });", "    if (k == 0) tree_->pin(place.node, int(k));\n  });"),
     ("one goes on without the folded state", "cache.cpp", "if (missing(digit - 1)) return false;", "if (missing(digit - 1)) break;"),
     ("one goes on without the window's rows", "cache.cpp", "&& missing(p)) return false;", "&& missing(p)) break;"),
     ("the chain's other digits are not looked for", "cache.cpp", "== Kind::Keeps::chain ? digit & (digit - 1) : 0)\n        if", "== Kind::Keeps::chain ? 0 : 0)\n        if"),
     ("a shared page is given back as if it were one's own", "cache.cpp", "if (page < seq.path_.size()) tree_->unpin",
      "if (page + 1 < seq.path_.size()) tree_->unpin"),
+    ("host memory forgets of which scope a page is", "cache.cpp", "counterpart(tree_->scope(node), node)", "counterpart(\"\", node)"),
+    ("a page comes back from another's place in host memory", "cache.cpp", "host_->at(*place.host, int(k)))", "host_->at(*place.host, int(0)))"),
+    ("what was brought back is not held", "cache.cpp", "    tree_->pin(place.node, int(k));\n    ++brought", "    ++brought"),
+    ("host memory is not counted", "host.cpp", "used_ += page_bytes_[size_t(kind)];", ""),
 ]
 
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A cache that remembers against one that forgets everything: random scripts of open, step, commit, keep, close and preempt on texts that
-// begin alike. A shadow memory plays the device: each row and slab holds the fingerprint of the exact text it was computed from, so a
-// page that is shared wrongly, given back too early, written twice or left out of the books is found at once.
+// begin alike. Each row and slab holds the fingerprint of the exact text it was computed from, so a page that is shared wrongly, given back
+// too early, written twice, copied to host memory or back wrongly, or left out of the books is found at once.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -25,7 +25,7 @@ StateSpec spec_of(const std::vector<Layer>& layers) {
   StateSpec spec;
   for (const Layer& l : layers)
     if (l.keeps != Layer::rows) spec.push_back({.slabs = {{.name = "k", .shape = {3, 2}, .chain = l.keeps == Layer::chain}}});
-    else spec.push_back({.rows = {{.name = "k", .type = F32, .shape = {1, 1}, .window = l.window, .sinks = l.sinks}}});
+    else spec.push_back({.rows = {{.name = "k", .type = F32, .shape = {1, 2}, .window = l.window, .sinks = l.sinks}}});
   return spec;
 }
 
@@ -38,6 +38,7 @@ class Shadow {
 
   // Whether memory is never short, so that each text must find the longest prefix that anybody has read.
   bool plenty = false;
+  size_t most_live = 5;
   // Adopted and asked tokens of all texts that were opened.
   int64_t adopted = 0, asked = 0;
   int preempted = 0;
@@ -45,7 +46,7 @@ class Shadow {
   void run(int actions) {
     for (int i = 0; i < actions && !::testing::Test::HasFatalFailure(); ++i) {
       const int what = draw(100);
-      if (live_.empty() || (what < 25 && live_.size() < 5)) open();
+      if (live_.empty() || (what < 25 && live_.size() < most_live)) open();
       else if (what < 90) step(live_[size_t(draw(int(live_.size())))]);
       else if (what < 93) cache_.keep(live_[size_t(draw(int(live_.size())))].seq);
       else close(size_t(draw(int(live_.size()))));
@@ -79,7 +80,17 @@ class Shadow {
     const LayerMemory& m = cache_.memory().layers[layer];
     return layers_[layer].keeps == Layer::rows ? m.row("k").kind : m.slab("k").kind;
   }
-  uint64_t& cell(int kind, int32_t page, int64_t pos) { return memory_[{kind, page, int(pos % page_tokens)}]; }
+  // In the first pool of the kind.
+  uint64_t& cell(int kind, int32_t page, int64_t pos) {
+    for (const LayerMemory& layer : cache_.memory().layers)
+      for (const auto* pools : {&layer.rows, &layer.slabs})
+        for (const Pool& pool : *pools)
+          if (pool.kind == kind) {
+            const int64_t each = pool.tensor.bytes() / pool.tensor.dim(0);
+            return *reinterpret_cast<uint64_t*>(pool.tensor.data + page * each + (pos % page_tokens) * int64_t(sizeof(uint64_t)));
+          }
+    throw std::logic_error("no pool of that kind");
+  }
 
   // Whole pages of three sorts and then some tokens: many texts begin alike and differ at a border or within a page.
   void open() {
@@ -184,6 +195,7 @@ class Shadow {
       }
       ASSERT_EQ(cache_.free_pages(k) + cache_.remembered_pages(k) + int64_t(own.size()), cache_.pages(k)) << "kind " << k;
     }
+    ASSERT_LE(cache_.host_bytes(), cache_.options().host_bytes);
   }
 
   void close(size_t i) {
@@ -199,7 +211,6 @@ class Shadow {
   std::vector<Live> live_;
   std::vector<Text> said_;
   std::set<uint64_t> read_;   // every prefix of whole pages that anybody has committed
-  std::map<std::tuple<int, int32_t, int>, uint64_t> memory_;
 };
 
 const std::vector<std::vector<Layer>> models = {
@@ -230,6 +241,29 @@ TEST(RadixCache, FindsTheLongestPrefixWhereNothingHasToGo) {
   shadow.run(1500);
   EXPECT_EQ(shadow.preempted, 0);
   EXPECT_GT(shadow.adopted, shadow.asked / 4);
+}
+
+TEST(RadixCache, HostMemoryGivesBackWhatThePoolsLost) {
+  for (size_t m = 0; m < models.size(); ++m)
+    for (Evict policy : {Evict::lru, Evict::cost})
+      for (int64_t host_bytes : {int64_t(20000), int64_t(1) << 30}) {   // short itself, and plenty
+        SCOPED_TRACE(testing::Message() << "model " << m << ", policy " << int(policy) << ", host memory " << host_bytes);
+        Shadow shadow(models[m], {.context = 900, .sequences = 2, .step_tokens = 200, .uncertain = 70, .remember = true, .host_bytes = host_bytes,
+                                  .evict = policy}, 29 * m + uint64_t(policy));
+        shadow.run(600);
+        if (HasFatalFailure()) return;
+        EXPECT_GT(shadow.cache().brought_back(), 0);
+        EXPECT_GT(shadow.cache().host_bytes(), 0);
+      }
+}
+
+TEST(RadixCache, WithHostMemoryThePoolsOfOneTextRememberAll) {
+  Shadow shadow(models[0], {.context = 900, .sequences = 1, .step_tokens = 200, .remember = true, .host_bytes = int64_t(1) << 30}, 6);
+  shadow.plenty = true, shadow.most_live = 1;
+  shadow.run(3000);
+  EXPECT_EQ(shadow.preempted, 0);
+  EXPECT_GT(shadow.cache().brought_back(), 100);
+  EXPECT_THROW(Shadow(models[0], {.context = 900, .remember = true, .host_bytes = 100}, 1), Error) << "not one page";
 }
 
 // A sequence that reads a whole text.
@@ -335,7 +369,7 @@ TEST(RadixCache, ALimitInBytesIsKept) {
   const auto spec = spec_of({{}, {.window = 64}, {.keeps = Layer::slabs}});
   Cache small(*device, spec, {.context = 4096, .sequences = 4, .step_tokens = 64, .bytes = 100000, .remember = true});
   EXPECT_LE(small.bytes(), 100000);
-  EXPECT_GT(small.bytes(), 100000 - 2 * 64 * 4 * 2);
+  EXPECT_GT(small.bytes(), 100000 - 2 * 64 * 8 * 2);
   EXPECT_THROW(Cache(*device, spec, {.context = 4096, .sequences = 4, .step_tokens = 64, .bytes = 1000, .remember = true}), Error);
 }
 
@@ -391,6 +425,38 @@ TEST(CacheFile, ComesBackAsItWas) {
   cache.close(seq), cache.close(other);
   Cache small(*device, spec_of(hybrid), {.context = 128, .sequences = 1, .step_tokens = 64, .remember = true});
   EXPECT_EQ(small.restore(path, 77), 128) << "as much as there is room for";
+}
+
+TEST(CacheFile, HoldsWhatIsInHostMemoryToo) {
+  const std::string path = (scratch_dir() / "tiers.kv").string();
+  const CacheOptions options = {.context = 1024, .step_tokens = 64, .remember = true, .host_bytes = 1 << 24};
+  const std::vector<Layer> layers = {{}, {}};
+  const auto device = cpu(1);
+  Cache cache(*device, spec_of(layers), options);
+  for (Token first : {0, 2000, 4000}) {   // 13 pages each, of 16 that the pools have
+    Seq seq = cache.open({});
+    const Text text = text_of(832, first);
+    while (seq.length() < 832) {
+      ASSERT_TRUE(cache.reserve(seq, 64, 64));
+      fill(cache, seq, first / 1000);
+      cache.commit(seq, std::span(text).subspan(size_t(seq.length()), 64));
+    }
+    cache.close(seq);
+  }
+  EXPECT_EQ(cache.brought_back(), 0);
+  cache.save(path, 7);
+  Cache both(*device, spec_of(layers), options), pools(*device, spec_of(layers), for_files);
+  EXPECT_EQ(both.restore(path, 7), 3 * 832);
+  EXPECT_EQ(pools.restore(path, 7), 32 * 64) << "as much as there is room for";
+  for (Token first : {0, 2000, 4000, 0}) {
+    Seq seq = both.open(text_of(832, first));
+    EXPECT_EQ(seq.length(), 832);
+    const Tensor rows = both.memory().layers[1].row("k").tensor;
+    std::vector<int32_t> ids(size_t(both.memory().most_pages));
+    both.table(seq, 0, ids.data());
+    for (int p = 0; p < 13; ++p) EXPECT_EQ(uint8_t(rows.data[ids[size_t(p)] * (rows.bytes() / rows.dim(0)) + 30]), first / 1000 + 3 * p);
+    both.close(seq);
+  }
 }
 
 TEST(CacheFile, ForeignAndDamagedOnesAreRefused) {

@@ -17,7 +17,7 @@ static CacheOptions cache_options(const Model& model, const EngineOptions& optio
   check(options.chunk >= 1 && options.chunk <= 1 << 20, "engine: ", options.chunk, " tokens a step; expected 1 to 2^20");
   check(options.sequences >= 1, "engine: ", options.sequences, " sequences");
   return {.context = context, .sequences = options.sequences, .step_tokens = int(std::min<int64_t>(options.chunk, context)),
-          .bytes = options.kv_bytes, .remember = options.remember, .evict = options.evict};
+          .bytes = options.kv_bytes, .remember = options.remember, .host_bytes = options.host_bytes, .evict = options.evict};
 }
 
 Engine::Engine(const Model& model, Device& device, const EngineOptions& options)

@@ -21,6 +21,7 @@ struct EngineOptions {
   std::optional<DType> cache_type;   // of attention rows: f32, f16, bf16, q8_0 where all mixers can; absent: the model's natural one
   int64_t kv_bytes = 0;              // of all that sequences remember; 0: what `sequences` of the longest want
   bool remember = false;             // what texts have left behind, for others that begin alike (state/cache.h)
+  int64_t host_bytes = 0;            // of host memory behind it, for what there is no room for any more; 0: none
   Evict evict = Evict::lru;
   bool deterministic = false;        // a token's logits have the same bits whatever else is in the step and however a text is cut
   bool padded = false;               // step shapes of powers of two on every device: so that two devices record the same graph

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <numeric>
 
 namespace folio {
 
@@ -39,6 +40,13 @@ Cache::Cache(Device& device, const StateSpec& spec, const CacheOptions& options)
   std::vector<bool> droppable;
   for (const Kind& kind : kinds_) droppable.push_back(kind.droppable());
   tree_ = std::make_unique<RadixTree>(droppable, options.evict, options.depth_cost);
+  if (options.host_bytes == 0) return;
+  std::vector<int64_t> page_bytes;
+  for (const Kind& kind : kinds_) page_bytes.push_back(kind.page_bytes);
+  const int64_t least = std::accumulate(page_bytes.begin(), page_bytes.end(), int64_t(0));
+  check(options.host_bytes >= least, "cache: ", options.host_bytes, " bytes of host memory, but the pages of ", page_tokens, " tokens take ", least);
+  host_ = std::make_unique<HostTier>(page_bytes, droppable, options.evict, options.depth_cost, options.host_bytes);
+  tree_->leaving = [this](const RadixTree::Node& node, int kind, RadixTree::Worth worth) { leave(node, kind, worth); };
 }
 
 void Cache::register_kinds(const StateSpec& spec) {
@@ -115,12 +123,12 @@ bool Cache::Kind::wants(int64_t p, int64_t length) const {
   return window == 0 || p < pages_for(sinks) || (p + 1) * page_tokens > length - window + 1;
 }
 
-// Whether all that the token behind these pages reads is there. Full rows are, since nodes go from the leaves.
-bool Cache::resumable(std::span<RadixTree::Node* const> path) const {
+// Whether all that the token behind these pages reads is there. Full rows are (find).
+bool Cache::resumable(std::span<const Place> path) const {
   const auto full = int64_t(path.size());
   for (size_t k = 0; k < kinds_.size(); ++k) {
     const Kind& kind = kinds_[k];
-    const auto missing = [&](int64_t p) { return path[size_t(p)]->page[k] < 0; };
+    const auto missing = [&](int64_t p) { return !path[size_t(p)].has(k) && !path[size_t(p)].hosts(k); };
     if (kind.folds()) {   // the newest, and with a chain its other digits
       for (int64_t digit = full; digit > 0; digit = kind.keeps == Kind::Keeps::chain ? digit & (digit - 1) : 0)
         if (missing(digit - 1)) return false;
@@ -134,19 +142,26 @@ bool Cache::resumable(std::span<RadixTree::Node* const> path) const {
   return true;
 }
 
-std::pair<std::vector<RadixTree::Node*>, size_t> Cache::find(std::span<const Token> text, std::string_view scope) const {
-  std::vector<RadixTree::Node*> path;
-  for (RadixTree::Node* node = tree_->root(scope); text.size() >= (path.size() + 1) * page_tokens; path.push_back(node)) {
-    node = tree_->child(node, text.subspan(path.size() * page_tokens, page_tokens));
-    if (!node) break;
+// In the pools a node has its full rows, since nodes go from the leaves; in host memory it may be without.
+std::pair<std::vector<Cache::Place>, size_t> Cache::find(std::span<const Token> text, std::string_view scope, bool with_host) const {
+  std::vector<Place> path;
+  size_t adopted = 0;
+  Place place = {tree_->root(scope), with_host && host_ ? host_->tree().root(scope) : nullptr};
+  for (; text.size() >= page_tokens; text = text.subspan(page_tokens)) {
+    if (place.node) place.node = tree_->child(place.node, text.first(page_tokens));
+    if (place.host) place.host = host_->tree().child(place.host, text.first(page_tokens));
+    if (!place.node && !place.host) break;
+    path.push_back(place);
+    bool rows = adopted + 1 == path.size();
+    for (size_t k = 0; rows && !place.node && k < kinds_.size(); ++k) rows = kinds_[k].droppable() || place.hosts(k);
+    if (rows) adopted = path.size();
   }
-  size_t adopted = path.size();
   while (adopted > 0 && !resumable(std::span(path).first(adopted))) --adopted;
   return {std::move(path), adopted};
 }
 
 int64_t Cache::match(std::span<const Token> text, std::string_view scope) const {
-  return tree_ ? int64_t(find(text, scope).second) * page_tokens : 0;
+  return tree_ ? int64_t(find(text, scope, true).second) * page_tokens : 0;
 }
 
 std::vector<Token> Cache::continuation(std::span<const Token> text, int most, std::string_view scope) const {
@@ -163,27 +178,79 @@ Seq Cache::open(std::span<const Token> text, std::string_view scope) {
   Seq seq;
   seq.pages_.resize(kinds_.size());
   if (!tree_) return seq;
-  auto [path, adopted] = find(text, scope);
-  if (path.size() > adopted) {   // where this text begins to differ others will, and this time its slab shall be there
-    path.back()->wished = true;
-    seq.wish_ = int64_t(path.size()) - 1;
-  }
-  path.resize(adopted);
-  seq.at_ = path.empty() ? tree_->root(scope) : path.back();
-  seq.path_ = std::move(path);
-  for (RadixTree::Node* node : seq.path_) tree_->lock(node);
-  tree_->touch(seq.at_);
-  const auto length = int64_t(adopted) * page_tokens;
-  seq.text_.assign(text.begin(), text.begin() + length);
-  for (size_t k = 0; k < kinds_.size(); ++k) {
-    seq.pages_[k].assign(adopted, -1);
-    for (size_t p = 0; p < adopted; ++p) {
-      if (!kinds_[k].wants(int64_t(p), length)) continue;
-      seq.pages_[k][p] = seq.path_[p]->page[k];
-      tree_->pin(seq.path_[p], int(k));
-    }
+  for (bool with_host : {true, false}) {
+    auto [path, adopted] = find(text, scope, with_host);
+    if (with_host && path.size() > adopted) seq.wish_ = int64_t(path.size()) - 1;   // where this text begins to differ others will, too
+    if (adopt(seq, std::span(path).first(adopted), text, scope)) break;
   }
   return seq;
+}
+
+// Makes them the first pages of a new sequence. False, and nothing is held, if what is in host memory finds no room.
+bool Cache::adopt(Seq& seq, std::span<Place> path, std::span<const Token> text, std::string_view scope) {
+  const auto length = int64_t(path.size()) * page_tokens;
+  // fn(kind, page number, place) for each page that the sequence will read.
+  const auto each_wanted = [&](auto fn) {
+    for (size_t k = 0; k < kinds_.size(); ++k)
+      for (size_t p = 0; p < path.size(); ++p)
+        if (kinds_[k].wants(int64_t(p), length)) fn(k, p, path[p]);
+  };
+  for (const Place& place : path) {   // first all that is there is held, so that nothing of it goes for the sake of the others
+    if (place.node) tree_->lock(place.node);
+    if (place.host) host_->tree().lock(place.host);
+  }
+  for (auto& pages : seq.pages_) pages.assign(path.size(), -1);
+  each_wanted([&](size_t k, size_t p, const Place& place) {
+    if (place.hosts(k)) host_->tree().pin(place.host, int(k));
+    if (!place.has(k)) return;
+    seq.pages_[k][p] = place.node->page[k];
+    tree_->pin(place.node, int(k));
+  });
+  seq.at_ = tree_->root(scope);
+  bool fits = true;
+  for (size_t p = 0; p < path.size(); ++p) {
+    fits = fits && bring_back(seq, path[p], p, length, text.subspan(p * page_tokens, page_tokens));
+    if (path[p].node) seq.path_.push_back(seq.at_ = path[p].node);
+  }
+  each_wanted([&](size_t k, size_t, const Place& place) {
+    if (place.hosts(k)) host_->tree().unpin(place.host, int(k), RadixTree::Worth::place);
+  });
+  for (const Place& place : path)
+    if (place.host) host_->tree().unlock(place.host);
+  if (!path.empty() && path.back().host) host_->tree().touch(path.back().host);
+  tree_->touch(seq.at_);
+  if (fits) seq.text_.assign(text.begin(), text.begin() + length);
+  else drop_all(seq);
+  return fits;
+}
+
+// Copies what the sequence will read of a page, and the pools lack, into free pages of the pools.
+bool Cache::bring_back(Seq& seq, Place& place, size_t page, int64_t length, std::span<const Token> tokens) {
+  const auto lacks = [&](size_t k) { return kinds_[k].wants(int64_t(page), length) && !place.has(k); };
+  for (size_t k = 0; k < kinds_.size(); ++k)
+    if (lacks(k) && !make_room(int(k), 1)) return false;
+  if (!place.node) {
+    place.node = tree_->add(seq.at_, tokens);
+    tree_->lock(place.node);
+  }
+  for (size_t k = 0; k < kinds_.size(); ++k) {
+    if (!lacks(k)) continue;
+    take(seq, k, page);
+    copy_in(int(k), seq.pages_[k][page], host_->at(*place.host, int(k)));
+    tree_->give(place.node, int(k), seq.pages_[k][page]);
+    tree_->pin(place.node, int(k));
+    ++brought_back_;
+  }
+  return true;
+}
+
+// A page is about to leave the pools: to host memory, unless nobody will go on from it.
+void Cache::leave(const RadixTree::Node& node, int kind, RadixTree::Worth worth) {
+  if (kinds_[size_t(kind)].droppable() && worth == RadixTree::Worth::passed) return;
+  RadixTree::Node* to = host_->counterpart(tree_->scope(node), node);
+  host_->tree().touch(to);
+  if (to->page[size_t(kind)] >= 0) return;
+  if (std::byte* at = host_->add(to, kind, worth)) copy_out(kind, node.page[size_t(kind)], at);
 }
 
 bool Cache::make_room(int kind, size_t pages, bool only_passed) {
@@ -260,6 +327,7 @@ void Cache::share(Seq& seq) {
     else kinds_[k].free.push_back(id);
     id = node->page[k];
   }
+  node->wished |= int64_t(p) == seq.wish_;
   tree_->lock(node);
   seq.at_ = node;
   seq.path_.push_back(node);
@@ -287,11 +355,16 @@ void Cache::keep(Seq& seq) {
 }
 
 void Cache::close(Seq& seq) {
+  drop_all(seq);
+  seq = Seq();
+}
+
+void Cache::drop_all(Seq& seq) {
   for (size_t k = 0; k < seq.pages_.size(); ++k)
     for (size_t p = seq.pages_[k].size(); p-- > 0;) release(seq, k, p, RadixTree::Worth::end);
   if (seq.at_) tree_->touch(seq.at_);
   for (size_t p = seq.path_.size(); p-- > 0;) tree_->unlock(seq.path_[p]);
-  seq = Seq();
+  seq.path_.clear();
 }
 
 void Cache::table(const Seq& seq, int kind, int32_t* ids) const {

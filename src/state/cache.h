@@ -15,7 +15,8 @@
 // With options.remember, pages that are full and committed belong to a tree (state/tree.h): texts that begin alike share them, and they
 // stay when their sequence is closed, until room is wanted. open() adopts as much as every layer can go on from: all full rows, the
 // last W tokens of windowed rows, the slabs. What is kept for later texts: full rows always; slabs where texts ended (keep, close), where
-// a text began to differ from another and of every 16th page; and whatever else nobody has needed the room of.
+// a text began to differ from another and of every 16th page; and whatever else nobody has needed the room of. With options.host_bytes what
+// goes goes to host memory first (state/host.h), and open() brings it back.
 //
 // Not here: computing (memory does not).
 #pragma once
@@ -25,9 +26,9 @@
 
 #include "base/token.h"
 #include "graph/device.h"
+#include "state/host.h"
 #include "state/spec.h"
 #include "state/step.h"
-#include "state/tree.h"
 
 namespace folio {
 
@@ -38,6 +39,7 @@ struct CacheOptions {
   int uncertain = 64;      // most of them that may not be committed, where layers fold
   int64_t bytes = 0;       // of all pools; 0: what `sequences` at full length want
   bool remember = false;   // pages of closed sequences
+  int64_t host_bytes = 0;  // of host memory for remembered pages that the pools have no room for; 0: none
   Evict evict = Evict::lru;
   double depth_cost = 0.01;   // for Evict::cost: state/tree.h
 };
@@ -94,6 +96,8 @@ class Cache {
   void table(const Seq& seq, int kind, int32_t* ids) const;
   int64_t bytes() const { return bytes_; }             // of all pools
   int64_t bytes_per_token() const { return per_token_; }
+  int64_t host_bytes() const { return host_ ? host_->bytes() : 0; }   // of pages in host memory
+  int64_t brought_back() const { return brought_back_; }               // pages that open() copied from there
   bool full_rows(int kind) const { return !kinds_[size_t(kind)].droppable() && kinds_[size_t(kind)].pages > 0; }
   int64_t pages(int kind) const { return kinds_[size_t(kind)].pages; }
   int64_t free_pages(int kind) const { return int64_t(kinds_[size_t(kind)].free.size()); }
@@ -117,23 +121,45 @@ class Cache {
   int add_kind(Kind kind);
   void register_kinds(const StateSpec& spec);
   void size_kinds();
-  template <class F> void each_pool(int kind, F f) const;
+  template <class F> void each_pool(int kind, F f) const;   // f(its bytes, bytes of a page in it)
   Pool pool(const std::string& name, DType type, const Shape& shape, int kind);
-  bool resumable(std::span<RadixTree::Node* const> path) const;
-  // The nodes of the text's full pages as far as they are remembered, and how many of them one can go on from.
-  std::pair<std::vector<RadixTree::Node*>, size_t> find(std::span<const Token> text, std::string_view scope) const;
+  static bool holds(const RadixTree::Node* node, size_t kind) { return node && node->page[kind] >= 0; }
+  // Where a page of a text is remembered: the tree's node, and the host's; null: not there.
+  struct Place {
+    RadixTree::Node *node, *host;   // in the pools, in host memory
+    bool has(size_t kind) const { return holds(node, kind); }
+    bool hosts(size_t kind) const { return holds(host, kind); }
+  };
+  bool resumable(std::span<const Place> path) const;
+  // The places of the text's full pages as far as they are remembered, and how many of them one can go on from.
+  std::pair<std::vector<Place>, size_t> find(std::span<const Token> text, std::string_view scope, bool with_host) const;
+  bool adopt(Seq& seq, std::span<Place> path, std::span<const Token> text, std::string_view scope);
+  bool bring_back(Seq& seq, Place& place, size_t page, int64_t length, std::span<const Token> tokens);
+  void leave(const RadixTree::Node& node, int kind, RadixTree::Worth worth);
+  // What stands in a cache file of a node; `parent`: which of those before it, −1 − s: the root of scope s.
+  struct Entry {
+    int64_t parent;
+    const RadixTree::Node *node, *host;
+  };
+  std::vector<Entry> entries() const;
+  Place take_up(const Place& before, std::span<const Token> text, const uint8_t* there, const std::byte* data, int64_t& taken);
+  void copy_out(int kind, int32_t id, std::byte* to) const;
+  void copy_in(int kind, int32_t id, const std::byte* from);
   bool make_room(int kind, size_t pages, bool only_passed = false);
   void take(Seq& seq, size_t kind, size_t page);
   void take_wished(Seq& seq, int64_t first, int64_t end);
   void share(Seq& seq);
   void release(Seq& seq, size_t kind, size_t page, RadixTree::Worth worth);
   void release_unread(Seq& seq);
+  void drop_all(Seq& seq);   // gives its pages back and leaves it empty
 
   Device& device_;
   CacheOptions options_;
   Memory memory_;
   std::vector<Kind> kinds_;
   std::unique_ptr<RadixTree> tree_;   // null: nothing is remembered
+  std::unique_ptr<HostTier> host_;    // null: nothing is kept in host memory
+  int64_t brought_back_ = 0;
   std::vector<std::pair<std::byte*, int64_t>> blocks_;
   int64_t bytes_ = 0, per_token_ = 0;
 };

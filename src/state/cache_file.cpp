@@ -4,7 +4,8 @@
 //   "FOLIOKV1" · fingerprint u64 · bytes of the file u64 · XXH3 of all that follows u64 · kinds u32 · scopes u32 · nodes u64
 //   bytes of a page of each kind u64[kinds]
 //   scopes: length u32, text
-//   nodes, each behind its parent: parent i64 (−1 − s: the root of scope s) · its 64 tokens i32 · whether its page is there u8[kinds]
+//   nodes, each behind its parent: parent i64 (−1 − s: the root of scope s) · its 64 tokens i32 · whether its page is there u8[kinds];
+//   of the pools and of host memory, where each page stood once
 //   pages: node after node, kind after kind, each that is there
 //
 // Little-endian, as the machines are. Written beside and renamed; read only if every count, size and hash fits: what is in it is trusted by
@@ -63,52 +64,131 @@ template <class F> void Cache::each_pool(int kind, F f) const {
         if (pool.kind == kind) f(pool.tensor.data, pool.tensor.bytes() / pool.tensor.dim(0));
 }
 
+// A page in all its layers, one behind the other.
+void Cache::copy_out(int kind, int32_t id, std::byte* to) const {
+  each_pool(kind, [&](const std::byte* pool, int64_t bytes) {
+    device_.download(to, pool + id * bytes, bytes);
+    to += bytes;
+  });
+}
+
+void Cache::copy_in(int kind, int32_t id, const std::byte* from) {
+  each_pool(kind, [&](std::byte* pool, int64_t bytes) {
+    device_.upload(pool + id * bytes, from, bytes);
+    from += bytes;
+  });
+}
+
+// All that is remembered, in the pools and in host memory, each page once; parents first.
+std::vector<Cache::Entry> Cache::entries() const {
+  std::vector<Entry> entries;
+  std::map<const RadixTree::Node*, int64_t> number;   // of the nodes of both trees
+  for (const auto& [scope, root] : tree_->roots()) {
+    const auto id = -1 - int64_t(number.size());
+    number[root] = id;
+  }
+  tree_->each([&](const RadixTree::Node& node) {
+    number[&node] = int64_t(entries.size());
+    entries.push_back({number.at(node.parent), &node, nullptr});
+  });
+  if (!host_) return entries;
+  std::map<const RadixTree::Node*, const RadixTree::Node*> twin;   // of a host's node in the pools' tree
+  for (const auto& [scope, root] : host_->tree().roots()) {
+    const auto it = tree_->roots().find(scope);
+    if (it != tree_->roots().end()) twin[root] = it->second, number[root] = number.at(it->second);
+  }
+  host_->tree().each([&](const RadixTree::Node& node) {
+    const auto before = twin.find(node.parent);
+    if (RadixTree::Node* same = before == twin.end() ? nullptr : tree_->child(before->second, node.tokens)) {
+      twin[&node] = same, number[&node] = number.at(same);
+      entries[size_t(number.at(same))].host = &node;
+      return;
+    }
+    bool rows = number.contains(node.parent);
+    for (size_t k = 0; rows && k < kinds_.size(); ++k) rows = kinds_[k].droppable() || holds(&node, k);
+    if (!rows) return;   // out of reach
+    number[&node] = int64_t(entries.size());
+    entries.push_back({number.at(node.parent), nullptr, &node});
+  });
+  return entries;
+}
+
 void Cache::save(const std::string& path, uint64_t fingerprint) const {
   check(tree_ != nullptr, path, ": nothing is remembered that could be saved");
+  const std::vector<Entry> all = entries();
   std::string front;   // all but head and pages
-  for (const Kind& kind : kinds_) put(front, uint64_t(kind.page_bytes));
-  std::map<const RadixTree::Node*, int64_t> number;
+  int64_t widest = 0;
+  for (const Kind& kind : kinds_) {
+    put(front, uint64_t(kind.page_bytes));
+    widest = std::max(widest, kind.page_bytes);
+  }
   for (const auto& [scope, root] : tree_->roots()) {
-    number[root] = -1 - int64_t(number.size());
     put(front, uint32_t(scope.size()));
     front += scope;
   }
-  const auto scopes = uint32_t(number.size());
-  std::vector<const RadixTree::Node*> nodes;
-  tree_->each([&](const RadixTree::Node& node) {
-    number[&node] = int64_t(nodes.size());
-    nodes.push_back(&node);
-    put(front, number.at(node.parent));
-    put(front, node.tokens);
-    for (int32_t id : node.page) put(front, uint8_t(id >= 0));
-  });
-  int64_t widest = 0;
-  for (const Kind& kind : kinds_) widest = std::max(widest, kind.page_bytes);
+  for (const Entry& entry : all) {
+    put(front, entry.parent);
+    put(front, (entry.node ? entry.node : entry.host)->tokens);
+    for (size_t k = 0; k < kinds_.size(); ++k) put(front, uint8_t(holds(entry.node, k) || holds(entry.host, k)));
+  }
   std::vector<std::byte> page(static_cast<size_t>(widest));
   // fn(bytes) for each page; twice, since the hash stands in front.
   auto each_page = [&](auto fn) {
-    for (const RadixTree::Node* node : nodes)
+    for (const Entry& entry : all)
       for (size_t k = 0; k < kinds_.size(); ++k) {
-        if (node->page[k] < 0) continue;
-        std::byte* to = page.data();
-        each_pool(int(k), [&](const std::byte* pool, int64_t bytes) {
-          device_.download(to, pool + node->page[k] * bytes, bytes);
-          to += bytes;
-        });
-        fn(std::span<const std::byte>(page.data(), to));
+        const auto bytes = size_t(kinds_[k].page_bytes);
+        if (holds(entry.node, k)) {
+          copy_out(int(k), entry.node->page[k], page.data());
+          fn(std::span<const std::byte>(page.data(), bytes));
+        } else if (holds(entry.host, k)) {
+          fn(std::span<const std::byte>(host_->at(*entry.host, int(k)), bytes));
+        }
       }
   };
   Hash64 hash;
   hash.add(front.data(), front.size());
   uint64_t bytes = sizeof(Head) + front.size();
   each_page([&](std::span<const std::byte> data) { hash.add(data.data(), data.size()), bytes += data.size(); });
-  Head head{{}, fingerprint, bytes, hash.value(), uint32_t(kinds_.size()), scopes, nodes.size()};
+  Head head{{}, fingerprint, bytes, hash.value(), uint32_t(kinds_.size()), uint32_t(tree_->roots().size()), all.size()};
   std::memcpy(head.magic, magic, sizeof magic);
   FileWriter out(path);
   out.write(&head, sizeof head);
   out.write(front);
   each_page([&](std::span<const std::byte> data) { out.write(data.data(), data.size()); });
   out.commit();
+}
+
+// Takes one node up: into the pools where there is room for its rows, else into host memory, else not at all. Nothing gives way for it.
+Cache::Place Cache::take_up(const Place& before, std::span<const Token> text, const uint8_t* there, const std::byte* data, int64_t& taken) {
+  Place place = {before.node ? tree_->child(before.node, text) : nullptr, nullptr};
+  if (before.node && !place.node) {
+    bool fits = true;
+    for (size_t k = 0; k < kinds_.size(); ++k) fits = fits && (!there[k] || kinds_[k].droppable() || !kinds_[k].free.empty());
+    if (fits) place.node = tree_->add(before.node, text), taken += page_tokens;
+  }
+  if (!place.node && host_ && (before.node || before.host)) {
+    int64_t bytes = 0;
+    for (size_t k = 0; k < kinds_.size(); ++k) bytes += there[k] ? kinds_[k].page_bytes : 0;
+    if (host_->has_room(bytes))
+      place.host = host_->child(before.host ? before.host : host_->counterpart(tree_->scope(*before.node), *before.node), text);
+  }
+  bool copied = false;
+  for (size_t k = 0; k < kinds_.size(); ++k) {
+    if (!there[k]) continue;
+    if (place.node && !place.has(k) && !kinds_[k].free.empty()) {
+      const int32_t id = kinds_[k].free.back();
+      kinds_[k].free.pop_back();
+      copy_in(int(k), id, data);
+      tree_->give(place.node, int(k), id, RadixTree::Worth::place);
+    }
+    if (place.host && !place.hosts(k)) {
+      std::memcpy(host_->add(place.host, int(k), RadixTree::Worth::place), data, size_t(kinds_[k].page_bytes));
+      copied = true;
+    }
+    data += kinds_[k].page_bytes;
+  }
+  taken += copied ? page_tokens : 0;
+  return place;
 }
 
 int64_t Cache::restore(const std::string& path, uint64_t fingerprint) {
@@ -121,45 +201,30 @@ int64_t Cache::restore(const std::string& path, uint64_t fingerprint) {
   check(head.fingerprint == fingerprint && head.kinds == kinds_.size(), path, ": is of another model, or of other cache settings");
   for (const Kind& kind : kinds_)
     check(in.take<uint64_t>() == uint64_t(kind.page_bytes), path, ": is of another model, or of other cache settings");
-  std::vector<RadixTree::Node*> roots, nodes;
+  std::vector<Place> roots, nodes;
   for (uint32_t s = 0; s < head.scopes; ++s) {
     const auto length = in.take<uint32_t>();
     const auto* text = reinterpret_cast<const char*>(in.take(length));
-    roots.push_back(tree_->root(std::string_view(text, length)));
+    roots.push_back({tree_->root(std::string_view(text, length)), nullptr});
   }
   const uint64_t each = sizeof(int64_t) + page_tokens * sizeof(Token) + head.kinds;
   check(head.nodes <= in.left() / each, path, ": damaged: it is too short for ", head.nodes, " pages of text");
   Reader table(in.take(head.nodes * each), size_t(head.nodes * each), path);
-  int64_t tokens = 0;
+  int64_t taken = 0;
   for (uint64_t i = 0; i < head.nodes; ++i) {
     const auto parent = table.take<int64_t>();
     check(parent < int64_t(i) && parent >= -int64_t(roots.size()), path, ": damaged: page ", i, " has no place");
     std::array<Token, page_tokens> text;
     std::memcpy(text.data(), table.take(sizeof text), sizeof text);
-    RadixTree::Node* before = parent < 0 ? roots[size_t(-1 - parent)] : nodes[size_t(parent)];
     const auto* there = reinterpret_cast<const uint8_t*>(table.take(head.kinds));
-    for (size_t k = 0; k < kinds_.size(); ++k) check(there[k] || !full_rows(int(k)), path, ": damaged: page ", i, " has no rows");
-    bool fits = before != nullptr;   // else those before it had no room
-    for (size_t k = 0; k < kinds_.size(); ++k) fits = fits && (!there[k] || kinds_[k].droppable() || !kinds_[k].free.empty());
-    RadixTree::Node* node = fits ? tree_->child(before, text) : nullptr;
-    const bool known = node != nullptr;
-    if (fits && !known) node = tree_->add(before, text);
+    int64_t bytes = 0;
     for (size_t k = 0; k < kinds_.size(); ++k) {
-      if (!there[k]) continue;
-      const std::byte* data = in.take(uint64_t(kinds_[k].page_bytes));
-      if (!node || node->page[k] >= 0 || kinds_[k].free.empty()) continue;
-      const int32_t id = kinds_[k].free.back();
-      kinds_[k].free.pop_back();
-      each_pool(int(k), [&](std::byte* pool, int64_t bytes) {
-        device_.upload(pool + id * bytes, data, bytes);
-        data += bytes;
-      });
-      tree_->give(node, int(k), id, RadixTree::Worth::place);
+      check(there[k] || !full_rows(int(k)), path, ": damaged: page ", i, " has no rows");
+      bytes += there[k] ? kinds_[k].page_bytes : 0;
     }
-    tokens += fits && !known ? page_tokens : 0;
-    nodes.push_back(node);
+    nodes.push_back(take_up(parent < 0 ? roots[size_t(-1 - parent)] : nodes[size_t(parent)], text, there, in.take(uint64_t(bytes)), taken));
   }
-  return tokens;
+  return taken;
 }
 
 }  // namespace folio

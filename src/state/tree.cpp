@@ -32,6 +32,12 @@ RadixTree::Node* RadixTree::root(std::string_view scope) {
   return roots_[std::string(scope)] = &nodes_.emplace_back();
 }
 
+const std::string& RadixTree::scope(const Node& node) const {
+  const Node* root = &node;
+  while (root->parent) root = root->parent;
+  return std::find_if(roots_.begin(), roots_.end(), [&](const auto& r) { return r.second == root; })->first;
+}
+
 RadixTree::Node* RadixTree::child(const Node* node, std::span<const Token> tokens) const {
   assert(tokens.size() == page_tokens);
   const auto it = node->children.find(tokens);
@@ -156,6 +162,8 @@ void RadixTree::fasten(Node* node, int kind) {
 }
 
 int32_t RadixTree::drop_page(Node* node, int kind) {
+  const auto& loose = node->loose[size_t(kind)];
+  if (leaving) leaving(*node, kind, loose.second ? Worth(loose.first) : Worth::end);
   fasten(node, kind);
   const int32_t id = node->page[size_t(kind)];
   node->page[size_t(kind)] = -1;

@@ -14,6 +14,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <set>
@@ -78,6 +79,8 @@ class RadixTree {
   RadixTree(std::vector<bool> droppable, Evict policy, double depth_cost);
   RadixTree(const RadixTree&) = delete;
   RadixTree& operator=(const RadixTree&) = delete;
+  // Called with each page that evict() is about to let go, while it still hangs in its node.
+  std::function<void(const Node&, int kind, Worth)> leaving;
 
   // Where texts of a scope (an adapter, a tenant) begin. Scopes share nothing.
   Node* root(std::string_view scope);
@@ -87,6 +90,7 @@ class RadixTree {
   Node* add(Node* node, std::span<const Token> tokens);                 // a new one, without pages
   void give(Node* node, int kind, int32_t id, Worth worth = Worth::passed);   // its page from now on
   const std::map<std::string, Node*, std::less<>>& roots() const { return roots_; }
+  const std::string& scope(const Node& node) const;                     // of the root before it
   // f(node) for each but the roots, parents first.
   template <class F> void each(F f) const {
     for (const Node& node : nodes_)

@@ -251,6 +251,9 @@ class Batch {
                       with_commas(cache.available_pages(k) - cache.free_pages(k))});
     std::fprintf(stderr, "%s%s in all, %s a token\n", table(rows, {1, 2, 3, 4}).c_str(), human_bytes(double(cache.bytes())).c_str(),
                  human_bytes(double(cache.bytes_per_token())).c_str());
+    if (flags_.host_bytes > 0)
+      std::fprintf(stderr, "%s in host memory, %s pages came back from there\n", human_bytes(double(cache.host_bytes())).c_str(),
+                   with_commas(cache.brought_back()).c_str());
   }
 
   OpenModel& model_;
@@ -281,6 +284,9 @@ void add_batch_flags(CLI::App& app, BatchFlags& flags) {
   app.add_option("--max-batch", flags.texts, "Texts at once")->check(CLI::Range(1, 4096))->capture_default_str()->needs(batch)->group(group);
   app.add_option("--kv-bytes", flags.kv_bytes, "Memory for what texts remember, e.g. 4GB; 0: what --max-batch texts of -c tokens want")
       ->transform(CLI::AsSizeValue(false))->capture_default_str()->needs(batch)->group(group);
+  app.add_option("--cache-ram", flags.host_bytes, "Host memory for what is remembered and has no room there any more, e.g. 8GB; it comes back when a "
+                                                  "text begins with it")
+      ->transform(CLI::AsSizeValue(false))->capture_default_str()->needs(batch)->group(group);
   app.add_option("--prefix-cache", flags.remember, "Remember what texts have left behind, for others that begin alike")
       ->check(CLI::IsMember({"on", "off"}))->capture_default_str()->needs(batch)->group(group);
   app.add_option("--cache-policy", flags.policy, "What is forgotten first: lru, lfu, fifo or cost (the cheapest to compute again)")
@@ -295,6 +301,8 @@ void prepare_batch(const BatchFlags& flags, ModelFlags& model) {
   model.sequences = flags.texts;
   model.kv_bytes = flags.kv_bytes;
   model.remember = flags.remember == "on";
+  check(model.remember || flags.host_bytes == 0, "--cache-ram wants --prefix-cache on");
+  model.host_bytes = flags.host_bytes;
   model.policy = flags.policy;
 }
 

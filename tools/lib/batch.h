@@ -18,10 +18,11 @@ struct BatchFlags {
   int texts = 8;                   // at once
   uint64_t kv_bytes = 0;
   std::string policy = "lru", schedule = "fcfs", remember = "on";
+  uint64_t host_bytes = 0;
   bool page_stats = false;
 };
 
-// --batch -o --max-batch --kv-bytes --cache-policy --schedule --prefix-cache --page-stats
+// --batch -o --max-batch --kv-bytes --cache-ram --cache-policy --schedule --prefix-cache --page-stats
 void add_batch_flags(CLI::App& app, BatchFlags& flags);
 // What the model's flags have to be for it.
 void prepare_batch(const BatchFlags& flags, ModelFlags& model);

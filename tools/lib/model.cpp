@@ -56,7 +56,7 @@ static Weights open_weights(const ModelFlags& flags) {
 
 static EngineOptions engine_options(const ModelFlags& flags) {
   EngineOptions options{.context = flags.context, .chunk = flags.chunk, .sequences = flags.sequences, .kv_bytes = int64_t(flags.kv_bytes),
-                        .remember = flags.remember, .evict = evict_policy(flags.policy)};
+                        .remember = flags.remember, .host_bytes = int64_t(flags.host_bytes), .evict = evict_policy(flags.policy)};
   options.deterministic = flags.deterministic;
   options.remember = flags.remember || !flags.cache_file.empty();
   DType type;

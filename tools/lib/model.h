@@ -27,6 +27,7 @@ struct ModelFlags {
   int sequences = 1;                             // texts at once
   uint64_t kv_bytes = 0;                         // of all that they remember; 0: what so many of the longest want
   bool remember = false;                         // what texts have left behind
+  uint64_t host_bytes = 0;                       // of host memory behind that
   std::string policy = "lru";                    // what of it goes first
   std::string cache_file;                        // where that is kept between runs; empty: nowhere
 };
