@@ -104,8 +104,9 @@ int Cache::add_kind(Kind kind) {
 int Cache::kind_of(const RowSpec& row) {
   const int sinks = row.window > 0 ? row.sinks : 0;
   int64_t pages = memory_.most_pages;
-  // Behind the newest token W rows are readable and up to a whole step is written at once; both may begin inside a page.
-  if (row.window > 0) pages = std::min(pages, pages_for(sinks) + pages_for(int64_t(row.window) + options_.step_tokens) + 2);
+  // Behind the newest token W rows are readable and up to a whole step is written at once; both may begin inside a page. With a tree those
+  // of the last page border stay, too.
+  if (row.window > 0) pages = std::min(pages, pages_for(sinks) + pages_for(int64_t(row.window) + options_.step_tokens) + 2 + options_.remember);
   return add_kind({Kind::Keeps::rows, row.window, sinks, pages});
 }
 
@@ -341,10 +342,12 @@ void Cache::release(Seq& seq, size_t kind, size_t page, RadixTree::Worth worth) 
   id = -1;
 }
 
+// What the next token does not read; nor, where others may go on, the one behind the last page border.
 void Cache::release_unread(Seq& seq) {
+  const int64_t border = tree_ ? seq.length() / page_tokens * page_tokens : seq.length();
   for (size_t k = 0; k < kinds_.size(); ++k)
     for (size_t p = 0; p < seq.pages_[k].size(); ++p) {
-      if (seq.pages_[k][p] < 0 || kinds_[k].wants(int64_t(p), seq.length())) continue;
+      if (seq.pages_[k][p] < 0 || kinds_[k].wants(int64_t(p), border)) continue;
       const bool place = p < seq.path_.size() && kinds_[k].folds() && (seq.path_[p]->wished || (p + 1) % place_pages == 0);
       release(seq, k, p, place ? RadixTree::Worth::place : RadixTree::Worth::passed);
     }
