@@ -131,8 +131,9 @@ Outcome enumerate(Accept rule, const Toy& p, const Toy& q, How how) {
     } else {
       said = accept(rule, guesses, target, from, e);
     }
-    outcome.tokens += e.weight() * double(said.size());
+    const size_t in_the_round = said.size();
     while (said.size() < said_at_least) said.push_back(how == How::coupled ? by_noise(p(said), noise[said.size()]) : e.draw(p(said)));
+    outcome.tokens += e.weight() * double(in_the_round);
     got[said] += e.weight();
   });
   std::map<Text, double> want;
@@ -275,7 +276,7 @@ class Forgetful final : public Drafter {
 };
 
 struct Drawing {
-  const int draws = 5000, length = 4;
+  const int draws = 4000, length = 4;
   const Text prompt = {3, 1, 4, 1, 5};
   SamplerOptions sampling{.temperature = 1.3f, .top_k = 3, .top_p = 1, .min_p = 0, .repeat_penalty = 1.2f};
   const std::string file = write_tiny_model((scratch_dir() / "drawn.folio").string(), {.random = true, .context = 64});

@@ -88,7 +88,7 @@ static std::vector<Token> block(const Round& round, Chooser& noise) {
   for (; right > 0; --right) {   // the last that holds, so from behind
     double holds = pi[right];
     if (right < n) {
-      const double z = sum_of(beyond(round.p[right], pi[right], round.from(right))), all = z + 1 - pi[right];
+      const double z = sum_of(beyond(round.p[right], pi[right], round.from(right))), all = z + (1 - pi[right]);
       holds = all > 0 ? z / all : 1;
     }
     if (noise.happens(holds)) break;

@@ -8,8 +8,8 @@
 //
 // A text comes in when the pages that it still wants, and a share of what the others may yet want, can be had: memory is never promised
 // twice. Of texts that wait, one whose beginning another is just reading waits for it, and then shares it; those behind it do not wait
-// with it. A request that fails, fails
-// alone. Noise is that of the place in the text (run/sampler.h), so a request that was preempted draws what it would have drawn.
+// with it. A request that fails, fails alone. Noise is that of the place in the text (run/sampler.h), so a request that was preempted draws
+// what it would have drawn.
 //
 // Not here: where requests come from and where answers go.
 #pragma once
