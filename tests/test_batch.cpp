@@ -95,7 +95,7 @@ TEST(Batch, TwoHundredRequestsAreTwoHundredSingleRuns) {
 TEST(Batch, ARunThatIsKilledGoesOnAndWritesNothingTwice) {
   write(path("in.jsonl"), some_requests(150));
   const std::string out = path("killed.jsonl"), whole = path("whole.jsonl");
-  const std::string flags = " --batch " + path("in.jsonl") + " -s 5 --max-batch 4 -q -o ";
+  const std::string bare = " --batch " + path("in.jsonl") + " -s 5 --max-batch 4 -q -o ", flags = " --logit-bias 101+2" + bare;
   ASSERT_EQ(generate(flags + whole).code, 0);
   int interrupted = 0;
   for (int i = 1; i <= 12; ++i) {
@@ -104,9 +104,12 @@ TEST(Batch, ARunThatIsKilledGoesOnAndWritesNothingTwice) {
     interrupted += run_command(command).code != 0;
     if (!fs::exists(out + ".progress")) break;
     if (i == 1) {   // what another command would say is not put behind it
-      const Ran other = generate(flags + out + " --stop zz");
-      EXPECT_EQ(other.code, 1);
-      EXPECT_NE(other.output.find("was begun with other requests"), std::string::npos) << other.output;
+      for (const std::string& more : {flags + out + " --stop zz", bare + out, " --logit-bias 101+1" + bare + out,
+                                      flags + out + " --draft-ngram --spec-accept residual"}) {
+        const Ran other = generate(more);
+        EXPECT_EQ(other.code, 1) << more;
+        EXPECT_NE(other.output.find("was begun with other requests"), std::string::npos) << other.output;
+      }
     }
     if (i == 2 && fs::exists(out) && fs::file_size(out) > 10) fs::resize_file(out, fs::file_size(out) - 7);   // killed within a line
   }

@@ -66,6 +66,7 @@ TEST(Bench, ServesTraces) {
     EXPECT_EQ(trace["hit_rate"].get<double>() > 0.3, finds) << trace;
   }
   for (const char* line : {"hit_speedup", "lookup_seconds", "batch_speedup", "ngram_speedup_alone"}) EXPECT_GT(json["lines"][line].get<double>(), 0);
+  EXPECT_LT(json["lines"]["deterministic_cost"].get<double>(), 1);
   EXPECT_EQ(bench("serve --shape 260k --type f32 --requests 3 --rate 200 --shared 64 --hit 64 --match 640 --draw 2 --repeats 1 -t 1 --csv").code, 0);
 }
 

@@ -506,6 +506,26 @@ TEST(Drafts, LeaveTheTextAsItIs) {
     }
 }
 
+// Other rules write other texts, the same each time, and greedy ones as ever.
+TEST(Drafts, ResidualAndBlockWriteTheirOwnTexts) {
+  const std::string arguments = "-p \"EEE123456789012\" -n 60 --ignore-eos --json ", draft = " --draft " + model("random");
+  const std::string warm = arguments + "--temp 1.2 -s 3 --top-k 0 --min-p 0";
+  for (const std::string rule : {" --spec-accept residual", " --spec-accept block"}) {
+    SCOPED_TRACE(rule);
+    const Json first = Json::parse(generate("random", warm + draft + rule).out), again = Json::parse(generate("random", warm + draft + rule).out);
+    EXPECT_EQ(first["tokens"].size(), 60u);
+    EXPECT_EQ(first["tokens"], again["tokens"]);
+    EXPECT_NE(first["tokens"], Json::parse(generate("random", warm).out)["tokens"]);
+    EXPECT_EQ(first["drafts"]["accepted"], first["drafts"]["drafted"]) << "both models are the same";
+    EXPECT_GT(first["drafts"]["accepted"], 30);
+    for (const std::string& other : {draft, std::string(" --draft-ngram --draft-always")})
+      EXPECT_EQ(Json::parse(generate("random", arguments + "--temp 0" + other + rule).out)["tokens"],
+                Json::parse(generate("random", arguments + "--temp 0").out)["tokens"]);
+  }
+  for (const std::string wrong : {"--spec-accept typical", "--draft-max 65", "--draft-max 0"})
+    EXPECT_EQ(generate("heart", "-p a -n 3 " + wrong).code, 1) << wrong;
+}
+
 TEST(Drafts, OfAnotherVocabularyAreRefused) {
   const Result bare = generate("heart", "-p a -n 3 --draft " + model("bare"));
   EXPECT_EQ(bare.code, 1);

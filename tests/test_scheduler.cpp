@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Many texts at once must be what each is alone: on models of every kind of mixer, with and without what is remembered, in steps of any
-// size, with so little memory that texts have to give way, greedy and drawn. Then order, limits, and that a failure is one request's own.
+// Many texts at once must be what each is alone: on models of every kind of mixer, in steps of any size, with so little memory that texts
+// have to give way, with guesses that come from other texts (test_same_text has the matrix of all else). Then order, limits, and that a
+// failure is one request's own, or its guesser's.
 #include "run/scheduler.h"
 
 #include <map>
@@ -94,13 +95,12 @@ TEST_P(Batched, TextsAreWhatTheyAreAlone) {
     int step_tokens, running, chunk;
     Order order = Order::fcfs;
     bool scarce = false;
-    int drafts = 0;   // 1: of the text itself; 2: what other texts said; 3: now right, now wrong, of any length
+    int drafts = 0;   // 1: what other texts said; 2: now right, now wrong, of any length
   };
-  for (const How& how : {How{"all at once", false, 512, 6, 512}, How{"small steps", false, 24, 6, 16}, How{"remembered", true, 512, 6, 512},
-                         How{"remembered, small steps", true, 40, 3, 64, Order::lpm}, How{"one by one", true, 512, 1, 512},
-                         How{"scarce", true, 64, 6, 512, Order::fcfs, true}, How{"n-grams", true, 512, 6, 512, Order::fcfs, false, 1},
-                         How{"said before", true, 512, 6, 512, Order::fcfs, false, 2},
-                         How{"guesses, scarce", true, 64, 6, 64, Order::fcfs, true, 3}}) {
+  for (const How& how : {How{"small steps", false, 24, 6, 16}, How{"remembered, small steps", true, 40, 3, 64, Order::lpm},
+                         How{"one by one", true, 512, 1, 512}, How{"scarce", true, 64, 6, 512, Order::fcfs, true},
+                         How{"said before", true, 512, 6, 512, Order::fcfs, false, 1},
+                         How{"guesses, scarce", true, 64, 6, 64, Order::fcfs, true, 2}}) {
     SCOPED_TRACE(how.name);
     EngineOptions options{.context = 256, .chunk = how.chunk, .sequences = 6, .remember = how.remember};
     const LayerSpec layer = loaded.model->state(F16)[0];
@@ -109,12 +109,11 @@ TEST_P(Batched, TextsAreWhatTheyAreAlone) {
     Engine engine(*loaded.model, *loaded.device, options);
     SchedulerStats stats;
     SchedulerOptions scheduling{.step_tokens = how.step_tokens, .running = how.running, .order = how.order, .always_draft = true};
-    if (how.drafts == 1) scheduling.drafter = [](const Request&) { return std::make_unique<NgramDrafter>(1); };
-    if (how.drafts == 2) {
+    if (how.drafts == 1) {
       together(engine, scheduling, all);
       scheduling.drafter = [&](const Request& r) { return std::make_unique<CacheDrafter>(engine.cache(), r.scope); };
     }
-    if (how.drafts == 3)
+    if (how.drafts == 2)
       scheduling.drafter = [&](const Request& r) {
         size_t which = 0;
         while (all[which].prompt != r.prompt) ++which;
@@ -130,7 +129,7 @@ TEST_P(Batched, TextsAreWhatTheyAreAlone) {
     EXPECT_TRUE(!how.remember || how.scarce || stats.cached_tokens > 300) << stats.cached_tokens;
     EXPECT_TRUE(options.kv_bytes == 0 || stats.preemptions > 0 || stats.most_running < 6) << "memory was never short";
     EXPECT_LE(stats.most_running, how.running);
-    if (how.drafts == 3) {
+    if (how.drafts == 2) {
       EXPECT_GT(stats.drafts.accepted, 20);
       EXPECT_LT(stats.drafts.accepted, stats.drafts.drafted);
     }
@@ -240,6 +239,72 @@ TEST(Scheduler, ABeginningThatSomebodyReadsIsReadOnce) {
   EXPECT_EQ(stats.prompt_tokens, 257 + 3);
   EXPECT_EQ(stats.cached_tokens, 3 * 256);
   EXPECT_EQ(replies.at(3).cached_tokens, 256);
+}
+
+// While it waits, others that came later do not.
+TEST(Scheduler, WhoWaitsForABeginningHoldsUpNobody) {
+  for (Order order : {Order::fcfs, Order::lpm}) {
+    Tiny tiny({.context = 512});
+    Engine engine(*tiny.loaded.model, *tiny.loaded.device, {.context = 512, .chunk = 64, .sequences = 4, .remember = true});
+    std::vector<int64_t> ended;
+    Scheduler scheduler(engine, {.step_tokens = 100, .running = 4, .order = order}, [&](int64_t id, const Reply&) { ended.push_back(id); });
+    GenerateOptions one;
+    one.limit = 1;
+    std::vector<Token> beginning(300, 7), same = beginning;
+    same.push_back(8);
+    for (const auto& prompt : {beginning, same, std::vector<Token>(10, 5)}) {
+      scheduler.add({prompt, {.temperature = 0}, one, ""});
+      if (prompt == beginning) scheduler.step();   // it is on its way
+    }
+    while (scheduler.step()) {
+    }
+    EXPECT_EQ(ended, std::vector<int64_t>({2, 0, 1}));
+    EXPECT_EQ(scheduler.stats().cached_tokens, 256);
+  }
+}
+
+// More than sixteen guesses at once, if they are asked for.
+TEST(Scheduler, AsManyGuessesAsAreAskedFor) {
+  Tiny tiny({.random = true, .context = 512});
+  Engine engine(*tiny.loaded.model, *tiny.loaded.device, {.context = 512, .sequences = 1, .remember = true});
+  const std::vector<Asked> all = {{{1, 2, 3}, {.temperature = 0}, 200}};
+  for (int most : {5, 40, 64}) {
+    SchedulerStats stats;
+    const auto drafter = [&](const Request& r) { return std::make_unique<CacheDrafter>(engine.cache(), r.scope); };
+    together(engine, {.running = 1, .drafter = drafter, .most_drafts = most, .always_draft = true}, all);
+    together(engine, {.running = 1, .drafter = drafter, .most_drafts = most, .always_draft = true}, all, &stats);
+    EXPECT_GT(stats.drafts.accepted, 120);
+    EXPECT_LE(stats.drafts.drafted, stats.drafts.rounds * most);
+    EXPECT_GT(stats.drafts.drafted, (stats.drafts.rounds - 3) * most);   // but for the ends of what is remembered and of the text
+  }
+}
+
+// A smaller model whose logits are no numbers guesses nothing; the texts do not notice.
+TEST(Scheduler, ASmallerModelThatFailsFailsAlone) {
+  Tiny tiny({.random = true});
+  std::vector<WeightEntry> tensors = tiny.loaded.weights.tensors();
+  std::vector<float> nothing;
+  for (WeightEntry& t : tensors)
+    if (t.name == "head.weight") {
+      nothing.assign(size_t(t.tensor.count()), std::nanf(""));
+      t.tensor.data = reinterpret_cast<std::byte*>(nothing.data());
+    }
+  ASSERT_FALSE(nothing.empty());
+  const Weights weights("damaged", tiny.loaded.weights.metadata(), tensors, nullptr);
+  const auto damaged = load_model(weights);
+  const auto all = some_requests(tiny.loaded.model->vocab(), 6);
+  for (Accept rule : {Accept::match, Accept::residual, Accept::block}) {
+    Engine engine(*tiny.loaded.model, *tiny.loaded.device, {.context = 256, .sequences = 3});
+    Engine small(*damaged, *tiny.loaded.device, {.context = 256, .sequences = 6});
+    SchedulerStats stats;
+    const auto drafter = [&](const Request& r) { return std::make_unique<ModelDrafter>(small, r.sampling, rule); };
+    const auto replies = together(engine, {.running = 3, .drafter = drafter, .always_draft = true, .accept = rule}, all, &stats);
+    for (size_t i = 0; i < all.size(); ++i) {
+      EXPECT_EQ(replies.at(int64_t(i)).error, "");
+      EXPECT_EQ(replies.at(int64_t(i)).generated.tokens, alone(*tiny.loaded.model, *tiny.loaded.device, all[i]));
+    }
+    EXPECT_EQ(stats.drafts.drafted, 0);
+  }
 }
 
 // lpm takes what it remembers first; fcfs who came first.

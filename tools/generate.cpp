@@ -113,6 +113,7 @@ void Session::set_options() {
   options_.drafter = drafter_.get();
   options_.most_drafts = flags_.draft.most;
   options_.always_draft = flags_.draft.always;
+  options_.accept = accept_of(flags_.draft.accept);
   if (model_.tokenizer) {
     if (!flags_.ignore_eos) options_.ends = model_.ends();
     options_.decode = [this](Token id) { return stream_->push(id); };

@@ -11,6 +11,7 @@ namespace folio {
 constexpr double fade = 0.97;        // of what was measured, a step
 constexpr double learn = 0.08;       // of a rate, a guess
 constexpr int try_every = 32;        // rounds, when nothing pays
+constexpr double fixed_threshold = 0.3;
 
 void NgramDrafter::clear() {
   states_.assign(1, {});
@@ -66,8 +67,8 @@ std::vector<Token> NgramDrafter::propose(std::span<const Token> text, int most) 
   return {text_.begin() + ptrdiff_t(from), text_.begin() + ptrdiff_t(to)};
 }
 
-ModelDrafter::ModelDrafter(Engine& engine, const SamplerOptions& options)
-    : engine_(engine), sampler_(options, engine.model().vocab()), seq_(engine.cache().open({})) {}
+ModelDrafter::ModelDrafter(Engine& engine, const SamplerOptions& options, Accept rule)
+    : engine_(engine), sampler_(options, engine.model().vocab()), rule_(accept_for(rule, options)), seq_(engine.cache().open({})) {}
 
 ModelDrafter::~ModelDrafter() { engine_.cache().close(seq_); }
 
@@ -79,6 +80,8 @@ std::vector<Token> ModelDrafter::propose(std::span<const Token> text, int most) 
     seq_ = cache.open(text.first(text.size() - 1));
   }
   std::vector<Token> all(text.begin(), text.end());
+  RoundNoise noise(sampler_.options().seed, text.size(), RoundNoise::guesses);
+  chances_.clear();
   // All but the last token are certain and stay; each guess reads those before it once more, in one step.
   while (seq_.length() + 1 < int64_t(text.size())) {
     const int64_t n = std::min<int64_t>(engine_.chunk(), int64_t(text.size()) - 1 - seq_.length());
@@ -94,7 +97,9 @@ std::vector<Token> ModelDrafter::propose(std::span<const Token> text, int most) 
     const Work work{&seq_, part, 1};
     const Tensor logits = engine_.step({&work, 1});
     try {
-      all.push_back(sampler_.pick({logits.row<float>(0), size_t(logits.cols())}, all));
+      const std::span<const float> scores(logits.row<float>(0), size_t(logits.cols()));
+      if (rule_ != Accept::match) chances_.push_back(sampler_.chances(scores, all));
+      all.push_back(rule_ == Accept::match ? sampler_.pick(scores, all) : noise.draw(chances_.back()));
     } catch (const Error&) {   // no logit is a number: that model's trouble, not the text's
       break;
     }
@@ -105,9 +110,12 @@ std::vector<Token> ModelDrafter::propose(std::span<const Token> text, int most) 
 
 std::vector<Token> Drafters::propose(std::span<const Token> text, int most) {
   std::vector<Token> best;
+  last_ = nullptr;
   for (const auto& one : all_) {
     std::vector<Token> tokens = one->propose(text, most);
-    if (best.empty()) best = std::move(tokens);   // the others hear of the text as well
+    if (!best.empty() || tokens.empty()) continue;   // the others hear of the text as well
+    best = std::move(tokens);
+    last_ = one.get();
   }
   return best;
 }
@@ -127,6 +135,10 @@ double StepCost::threshold(int texts) const {
   if (weight_ < 4) return 0;
   const double plain = t_ / weight_ - slope_ * (n_ / weight_ - texts);   // of a step without guesses
   return plain > 0 ? std::min(1.0, (slope_ + draft_) * texts / plain) : 0;
+}
+
+double threshold_for(Accept rule, bool always, const StepCost& cost, int texts) {
+  return always ? 0 : rule == Accept::match ? cost.threshold(texts) : fixed_threshold;
 }
 
 int Acceptance::length(double threshold, int most) {

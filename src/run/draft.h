@@ -2,17 +2,19 @@
 // Speculation: guesses at the tokens that follow, read in the same step as the last token that is certain. For each place the target draws
 // with the noise of that place, as it would have without a guess, and a guess stands as long as it is what was drawn. So the text is the
 // same string with any guesses or none (the coupled rule of arXiv 2302.01318's family, called token matching with common noise); guesses
-// only save steps. What was guessed wrong is not committed, and nothing has to be taken back (house.md 4.6).
+// only save steps. What was guessed wrong is not committed, and nothing has to be taken back (house.md 4.6). Other rules: run/accept.h.
 //
 // How many are worth guessing is measured: a step's seconds are taken as base + slope · tokens, and the j-th guess stands with
 // probability a^j. One more token costs slope (and its guess) and brings a^j tokens, so it pays while a^j > (slope + guess) · B / t(B), of
-// a step with B texts that takes t(B). When nothing pays nothing is guessed, but for a try now and then.
+// a step with B texts that takes t(B). When nothing pays nothing is guessed, but for a try now and then. Where the text hangs on how many
+// are guessed, by rules other than match, the clock has no say: a fixed share must stand.
 #pragma once
 #include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
+#include "run/accept.h"
 #include "run/engine.h"
 #include "run/sampler.h"
 
@@ -23,6 +25,8 @@ class Drafter {
   virtual ~Drafter() = default;
   // At most `most` tokens that may follow `text`, all tokens so far; none if there is no idea. Texts grow from call to call, or are others.
   virtual std::vector<Token> propose(std::span<const Token> text, int most) = 0;
+  // What each of those last proposed was drawn from, until the next call; none: they were looked up, or drawn with the target's own noise.
+  virtual std::span<const Chances> chances() const { return {}; }
 };
 
 // What followed the longest end of the text where it stood before, if that is at least `least` tokens long. A suffix automaton
@@ -60,18 +64,21 @@ class CacheDrafter final : public Drafter {
   const std::string scope_;
 };
 
-// A smaller model of the same vocabulary, which draws with the target's options and noise: the likelier they agree.
+// A smaller model of the same vocabulary, which draws with the target's options, and by match with its noise: the likelier they agree.
 class ModelDrafter final : public Drafter {
  public:
   // The engine must have room for one more sequence. Options as the target's. Where the smaller model fails, nothing is guessed.
-  ModelDrafter(Engine& engine, const SamplerOptions& options);
+  ModelDrafter(Engine& engine, const SamplerOptions& options, Accept rule = Accept::match);
   ~ModelDrafter() override;
   std::vector<Token> propose(std::span<const Token> text, int most) override;
+  std::span<const Chances> chances() const override { return chances_; }
 
  private:
   Engine& engine_;
   Sampler sampler_;
+  const Accept rule_;
   Seq seq_;
+  std::vector<Chances> chances_;
 };
 
 // The first of some that has an idea.
@@ -79,9 +86,11 @@ class Drafters final : public Drafter {
  public:
   explicit Drafters(std::vector<std::unique_ptr<Drafter>> all) : all_(std::move(all)) {}
   std::vector<Token> propose(std::span<const Token> text, int most) override;
+  std::span<const Chances> chances() const override { return last_ ? last_->chances() : std::span<const Chances>(); }
 
  private:
   std::vector<std::unique_ptr<Drafter>> all_;
+  const Drafter* last_ = nullptr;   // whose guesses were taken
 };
 
 // What steps have cost of late.
@@ -96,6 +105,9 @@ class StepCost {
   double weight_ = 0, n_ = 0, t_ = 0, nn_ = 0, nt_ = 0;   // sums that fade
   double slope_ = 0, draft_ = 0;
 };
+
+// The probability from which on one more guess is made.
+double threshold_for(Accept rule, bool always, const StepCost& cost, int texts);
 
 // Of one text: how often guesses stand.
 class Acceptance {

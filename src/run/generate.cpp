@@ -110,7 +110,8 @@ bool Generator::step(const GenerateOptions& options, std::span<const Token> toke
   logits_ = {};
   drawn_.clear();
   scored_ = last;
-  if (last && options.logprobs < 0 && engine_.draws() && sampler_.draw_shape(engine_.context())) {
+  const bool match = drafts.empty() || accept_for(options.accept, sampler_.options()) == Accept::match;
+  if (last && match && options.logprobs < 0 && engine_.draws() && sampler_.draw_shape(engine_.context())) {
     std::vector<Draw> draws;
     for (size_t i = 0; i <= drafts.size(); ++i) draws.push_back({&sampler_, std::span<const Token>(all).first(text_.size() + i)});
     const auto drawn = engine_.draw({&work, 1}, draws);
@@ -147,6 +148,7 @@ bool Generator::read_prompt(const GenerateOptions& options, Generated& out) {
 // One step, if the last token has not been read, and the tokens that come of it: those that were guessed rightly and one more.
 std::optional<Finish> Generator::draw_round(const GenerateOptions& options, Answer& answer) {
   std::vector<Token> drafts;
+  const Accept rule = accept_for(options.accept, sampler_.options());
   const bool reads = seq_.length() < int64_t(text_.size());
   const double start = seconds();
   double drafted = start;
@@ -154,7 +156,8 @@ std::optional<Finish> Generator::draw_round(const GenerateOptions& options, Answ
     int64_t most = engine_.context() - int64_t(text_.size()) - 1;
     if (options.limit >= 0) most = std::min(most, options.limit - int64_t(answer.out.tokens.size()) - 1);
     most = std::min<int64_t>({most, engine_.chunk() - 1, engine_.cache().options().uncertain});
-    if (options.drafter) most = std::min<int64_t>(most, acceptance_.length(options.always_draft ? 0 : cost_.threshold(1), options.most_drafts));
+    const double threshold = threshold_for(rule, options.always_draft, cost_, 1);
+    if (options.drafter) most = std::min<int64_t>(most, acceptance_.length(threshold, options.most_drafts));
     if (options.drafter && most > 0) drafts = options.drafter->propose(text_, int(most));
     drafted = seconds();
     if (!drafts.empty()) cost_.observe_draft(int(drafts.size()), drafted - start);
@@ -162,14 +165,19 @@ std::optional<Finish> Generator::draw_round(const GenerateOptions& options, Answ
     ++answer.out.steps;
   }
   std::optional<Finish> finish;
-  size_t right = 0;   // drafts
-  for (;; ++right) {
-    const bool there = right < drawn_.size() && drawn_[right] >= 0;
-    const Token token = there ? drawn_[right] : sampler_.pick(logits(right), text_);
-    text_.push_back(token);
-    finish = answer.take(token, options.logprobs >= 0 ? logits(right) : std::span<const float>());
-    if (finish || right == drafts.size() || drafts[right] != token) break;
+  std::vector<Token> said = drawn_;   // -1: not yet
+  std::span<const Token> may_stand = drafts;
+  if (rule != Accept::match && !drafts.empty()) {
+    said = accept(rule, sampler_, text_, drafts, options.drafter->chances(), engine_.logits(), 0);
+    may_stand = may_stand.first(said.size() - 1);
   }
+  const size_t right = take_while_right(
+      may_stand, [&](size_t i) { return i < said.size() && said[i] >= 0 ? said[i] : sampler_.pick(logits(i), text_); },
+      [&](Token token, size_t i) {
+        text_.push_back(token);
+        finish = answer.take(token, options.logprobs >= 0 ? logits(i) : std::span<const float>());
+        return !finish;
+      });
   logits(right);
   scored_ = false;
   if (!reads) return finish;

@@ -63,6 +63,7 @@ struct GenerateOptions {
   Drafter* drafter = nullptr;               // who guesses tokens; null: nobody
   int most_drafts = 16;                     // at once
   bool always_draft = false;                // whether it pays or not
+  Accept accept = Accept::match;            // which guesses stand; the drafter must have been made for the same rule
 };
 
 struct Generated {

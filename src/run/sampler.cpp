@@ -120,6 +120,20 @@ std::span<const Candidate> Sampler::candidates(std::span<const float> logits, st
   return candidates_;
 }
 
+Chances Sampler::chances(std::span<const float> logits, std::span<const Token> text) {
+  if (options_.temperature == 0) return {{greedy(process(logits, text)), 1}};
+  candidates(logits, text);
+  const float highest = highest_left();
+  uint64_t whole = 0;
+  for (Candidate& c : candidates_) whole += c.mass = mass_of(divided(highest - c.logit, options_.temperature));
+  Chances out;
+  out.reserve(candidates_.size());
+  for (const Candidate& c : candidates_)
+    if (c.mass > 0) out.push_back({c.token, double(c.mass) / double(whole)});
+  std::sort(out.begin(), out.end(), [](const Chance& a, const Chance& b) { return a.token < b.token; });
+  return out;
+}
+
 // Collects up to four times k tokens that beat the k-th best so far, then throws out all but k of them: one pass over the
 // vocabulary whatever k is, and no sort. Tokens come in ascending order, so one that equals the k-th best has lost to it.
 void Sampler::keep_top_k(std::span<const float> logits) {

@@ -14,8 +14,8 @@
 // depends on nothing but the logits, the text before, the seed and the position. Temperature 0 is the plain argmax after
 // penalties and bias. Probabilities are those of the tokens that the processor before left over, at temperature 1.
 //
-// A NaN counts as minus infinity. Nothing is allocated after construction. Every number here comes from base/draw.h, so the same token is
-// drawn by the op Sample on whatever device it runs, for which a Sampler writes the inputs.
+// A NaN counts as minus infinity. Nothing is allocated after construction, but by chances(). Every number here comes from base/draw.h, so
+// the same token is drawn by the op Sample on whatever device it runs, for which a Sampler writes the inputs.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -48,6 +48,13 @@ struct Candidate {
   uint64_t mass = 0, nearness = 0;    // see base/draw.h; for the processors
 };
 
+// A token that may be drawn, and how likely it is.
+struct Chance {
+  Token token;
+  double p;
+};
+using Chances = std::vector<Chance>;  // by ascending id; their sum is 1 but for rounding
+
 struct TokenLogprob {
   Token token;
   float logprob;
@@ -64,6 +71,10 @@ class Sampler {
 
   // What pick() draws from: the tokens that the processors leave over, in no order. Valid until the next call.
   std::span<const Candidate> candidates(std::span<const float> logits, std::span<const Token> text);
+
+  // The distribution of pick(), for rules that weigh one against another (run/accept.h): softmax of what candidates() leaves over, divided
+  // by the temperature; all on one token where that is 0. Probabilities are masses of base/draw.h, so they are the same on every machine.
+  Chances chances(std::span<const float> logits, std::span<const Token> text);
 
   // The sizes of what a device must be told to draw in this sampler's place, in a context of so many tokens. None if that would be
   // about as much as the logits it saves: a window or biases of more than 4096 tokens.

@@ -99,12 +99,16 @@ bool Scheduler::fits(const Text& text, int64_t adopted) const {
   return true;
 }
 
+// The end if all that are looked at have to wait for another text.
 Scheduler::Texts::iterator Scheduler::next_waiting() {
-  if (options_.order == Order::fcfs || waiting_.size() > most_looked_up) return waiting_.begin();
-  auto best = waiting_.begin();
+  const bool in_order = options_.order == Order::fcfs || waiting_.size() > most_looked_up;
+  auto best = waiting_.end();
   double most = -1;
-  for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+  size_t looked = 0;
+  for (auto it = waiting_.begin(); it != waiting_.end() && looked < most_looked_up; ++it, ++looked) {
     const Text& text = **it;
+    if (held_back(text)) continue;
+    if (in_order) return it;
     const double waited = std::chrono::duration<double>(Clock::now() - text.came).count();
     const double score = double(engine_.cache().match(std::span(text.text).first(text.text.size() - 1), text.request.scope)) + waited * read_rate_;
     if (score > most) most = score, best = it;
@@ -113,10 +117,14 @@ Scheduler::Texts::iterator Scheduler::next_waiting() {
 }
 
 // Whether a running text is about to read a page that this one begins with, too, and that nobody has read so far.
-bool Scheduler::another_reads(const Text& text, int64_t adopted) const {
+bool Scheduler::held_back(const Text& text) const {
+  if (!engine_.cache().options().remember) return false;
+  int64_t adopted = -1;
   for (const auto& r : running_) {
+    if (r->pending() <= 1 || r->request.scope != text.request.scope) continue;
+    if (adopted < 0) adopted = engine_.cache().match(std::span(text.text).first(text.text.size() - 1), text.request.scope);
     const int64_t end = adopted + page_tokens;
-    if (r->pending() <= 1 || r->request.scope != text.request.scope || end >= int64_t(text.text.size()) || end > int64_t(r->text.size())) continue;
+    if (end >= int64_t(text.text.size()) || end > int64_t(r->text.size())) continue;
     if (r->seq.length() < end && std::equal(text.text.begin(), text.text.begin() + end, r->text.begin())) return true;
   }
   return false;
@@ -126,11 +134,10 @@ bool Scheduler::another_reads(const Text& text, int64_t adopted) const {
 Scheduler::Text* Scheduler::admit() {
   if (waiting_.empty() || int(running_.size()) >= options_.running) return nullptr;
   const auto it = next_waiting();
+  if (it == waiting_.end()) return nullptr;
   Text& text = **it;
   Cache& cache = engine_.cache();
-  const auto known = std::span(text.text).first(text.text.size() - 1);   // the last one must be read for its logits
-  if (cache.options().remember && another_reads(text, cache.match(known, text.request.scope))) return nullptr;
-  text.seq = cache.open(known, text.request.scope);
+  text.seq = cache.open(std::span(text.text).first(text.text.size() - 1), text.request.scope);   // the last one must be read for its logits
   text.open = true;
   if (!running_.empty() && !fits(text, text.seq.length())) {
     cache.close(text.seq);
@@ -149,6 +156,7 @@ void Scheduler::preempt(Text& text) {
   engine_.cache().close(text.seq);
   text.open = false;
   text.n = 0;
+  stats_.dropped_drafts += int64_t(text.drafts.size());
   text.drafts.clear();   // they would stand in the wrong place when it comes back
   ++text.preempted;
   ++stats_.preemptions;
@@ -184,7 +192,8 @@ bool Scheduler::take(Text& text, int64_t budget) {
 void Scheduler::guess(Text& text, int texts, int64_t budget) {
   text.drafts.clear();
   if (!text.drafter) return;
-  const int pays = text.acceptance.length(options_.always_draft ? 0 : cost_.threshold(texts), options_.most_drafts);
+  const Accept rule = accept_for(options_.accept, text.request.sampling);
+  const int pays = text.acceptance.length(threshold_for(rule, options_.always_draft, cost_, texts), options_.most_drafts);
   int64_t most = std::min<int64_t>({engine_.context() - int64_t(text.text.size()) - 1, budget - 1, engine_.chunk() - 1,
                                     engine_.cache().options().uncertain, pays});
   if (text.request.options.limit >= 0) most = std::min(most, text.request.options.limit - int64_t(text.answer.out.tokens.size()) - 1);
@@ -214,6 +223,8 @@ bool Scheduler::step() {
     for (Text* text : texts)
       if (text->n == 1 && budget > 1) guess(*text, int(texts.size()), budget), budget -= int64_t(text->drafts.size());
   }
+  if (options_.give_way_every > 0 && stats_.steps % options_.give_way_every == options_.give_way_every - 1 && !running_.empty())
+    preempt(*running_.back());
   while (budget > 0) {
     Text* text = admit();
     if (!text || !take(*text, budget)) break;
@@ -264,17 +275,24 @@ bool Scheduler::step() {
 void Scheduler::after(Text& text, const Tensor& logits, int64_t row) {
   if (text.answer.full()) return finish(text, Finish::limit);   // nothing was to be drawn
   const std::vector<Token> drafts = std::move(text.drafts);
+  const Accept rule = accept_for(options_.accept, text.request.sampling);
   std::optional<Finish> why;
   size_t right = 0;
   try {
-    for (;; ++right) {
-      const std::span<const float> scores(logits.row<float>(row + int64_t(right)), size_t(logits.cols()));
-      const Token token = text.sampler.pick(scores, text.text);
-      text.text.push_back(token);
-      ++stats_.drawn_tokens;
-      why = text.answer.take(token, scores);
-      if (why || right == drafts.size() || drafts[right] != token) break;
+    std::vector<Token> said;   // none: each is drawn when the one before it is known
+    std::span<const Token> may_stand = drafts;
+    if (rule != Accept::match && !drafts.empty()) {
+      said = accept(rule, text.sampler, text.text, drafts, text.drafter->chances(), logits, row);
+      may_stand = may_stand.first(said.size() - 1);
     }
+    auto scores = [&](size_t i) { return std::span<const float>(logits.row<float>(row + int64_t(i)), size_t(logits.cols())); };
+    right = take_while_right(may_stand, [&](size_t i) { return said.empty() ? text.sampler.pick(scores(i), text.text) : said[i]; },
+                             [&](Token token, size_t i) {
+                               text.text.push_back(token);
+                               ++stats_.drawn_tokens;
+                               why = text.answer.take(token, scores(i));
+                               return !why;
+                             });
   } catch (const Error& error) {
     return fail(text, error.what());
   }

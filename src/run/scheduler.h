@@ -7,8 +7,9 @@
 //      └────────────── preempted ─────────┘     the youngest, when pages run out; what it has read stays in the tree as long as it can
 //
 // A text comes in when the pages that it still wants, and a share of what the others may yet want, can be had: memory is never promised
-// twice. Of texts that wait, one whose beginning another is just reading waits for it, and then shares it. A request that fails, fails
-// alone. Noise is that of the place in the text (run/sampler.h), so a request that was preempted draws what it would have drawn.
+// twice. Of texts that wait, one whose beginning another is just reading waits for it, and then shares it; those behind it do not wait
+// with it. A request that fails, fails alone. Noise is that of the place in the text (run/sampler.h), so a request that was preempted draws
+// what it would have drawn.
 //
 // Not here: where requests come from and where answers go.
 #pragma once
@@ -49,11 +50,14 @@ struct SchedulerOptions {
   std::function<std::unique_ptr<Drafter>(const Request&)> drafter = nullptr;   // who guesses tokens of a text; absent: nobody
   int most_drafts = 16;       // of a text at once
   bool always_draft = false;  // whether it pays or not
+  Accept accept = Accept::match;   // which guesses stand; drafters must have been made for the same rule
+  int give_way_every = 0;     // steps, in which the youngest text gives way as if memory were short: for tests; 0: only when it is
 };
 
 struct SchedulerStats {
   int64_t steps = 0, prompt_tokens = 0, cached_tokens = 0, drawn_tokens = 0, preemptions = 0, done = 0, failed = 0;
   int most_running = 0;
+  int64_t dropped_drafts = 0;   // guesses of texts that gave way
   DraftStats drafts;
 };
 
@@ -83,7 +87,7 @@ class Scheduler {
 
   bool fits(const Text& text, int64_t adopted) const;
   Texts::iterator next_waiting();
-  bool another_reads(const Text& text, int64_t adopted) const;
+  bool held_back(const Text& text) const;
   Text* admit();
   bool take(Text& text, int64_t budget);
   void guess(Text& text, int texts, int64_t budget);

@@ -313,12 +313,14 @@ int run_batch(OpenModel& model, const BatchFlags& flags, const DraftFlags& draft
   std::string more;   // that changes texts
   for (const auto& [token, bias] : s.logit_bias) more += join(" ", token, "+", bias);
   for (const std::string& stop : defaults.stops) more += join(" ", stop.size(), ":", stop);
+  if (draft.any() && draft.accept != "match")
+    more += join(" ", draft.accept, " ", draft.model, " ", draft.ngram, draft.cache, draft.always, " ", draft.most, " ", draft.least);
   const std::string setting = join(hex64(model.weights.index_hash()), " ", s.temperature, " ", s.top_k, " ", s.top_p, " ", s.min_p, " ", s.typical, " ",
                                    s.repeat_penalty, " ", s.repeat_last_n, " ", s.presence_penalty, " ", s.frequency_penalty, " ",
                                    defaults.limit, " ", defaults.ignore_eos, " ", hex64(hash64(requests.data(), requests.size())), more);
   Answers answers(flags.out, hash64(setting.data(), setting.size()), sampling.seed != "-1", defaults.sampling.seed);
   SchedulerOptions scheduling{.step_tokens = model.engine->chunk(), .running = flags.texts, .order = order_of(flags.schedule),
-                              .most_drafts = draft.most, .always_draft = draft.always};
+                              .most_drafts = draft.most, .always_draft = draft.always, .accept = accept_of(draft.accept)};
   if (draft.any()) scheduling.drafter = [&](const Request& r) { return drafting.drafter(r.sampling, r.scope); };
   const int code = Batch(model, flags, scheduling, defaults, answers, quiet).run(requests, interrupt);
   model.save_cache();

@@ -7,7 +7,7 @@
 namespace folio {
 
 void add_draft_flags(CLI::App& app, DraftFlags& flags) {
-  const std::string group = "Guessing tokens ahead (the text stays the same)";
+  const std::string group = "Guessing tokens ahead (the text stays the same, but for --spec-accept)";
   app.add_option("--draft,--model-draft", flags.model, "A smaller model of the same vocabulary guesses")->group(group);
   app.add_flag("--draft-ngram", flags.ngram, "Guess what followed the text's last words where they stood before")->group(group);
   app.add_flag("--draft-cache", flags.cache, "Guess what other texts went on with that began alike (with --batch)")->group(group);
@@ -16,6 +16,11 @@ void add_draft_flags(CLI::App& app, DraftFlags& flags) {
   app.add_option("--draft-min-match", flags.least, "Last words that must have stood before, for --draft-ngram")
       ->check(CLI::Range(1, 1024))->capture_default_str()->group(group);
   app.add_flag("--draft-always", flags.always, "Guess as many as that whether it pays or not")->group(group);
+  app.add_option("--spec-accept", flags.accept,
+                 "Which guesses stand. match: those that are what would have been drawn without them, so the text is the same string. "
+                 "residual, block: more of them; the text is another one, which hangs on the guesses, though as likely as any drawn without "
+                 "(not at --temp 0, where all three are one)")
+      ->check(CLI::IsMember({"match", "residual", "block"}))->capture_default_str()->group(group);
 }
 
 static void check_vocabulary(const OpenModel& small, const OpenModel& model) {
@@ -46,7 +51,7 @@ std::unique_ptr<Drafter> Drafting::drafter(const SamplerOptions& sampling, const
   std::vector<std::unique_ptr<Drafter>> all;
   if (flags_.cache) all.push_back(std::make_unique<CacheDrafter>(model_.engine->cache(), scope));
   if (flags_.ngram) all.push_back(std::make_unique<NgramDrafter>(flags_.least));
-  if (small_) all.push_back(std::make_unique<ModelDrafter>(*small_->engine, sampling));
+  if (small_) all.push_back(std::make_unique<ModelDrafter>(*small_->engine, sampling, accept_of(flags_.accept)));
   if (all.empty()) return nullptr;
   return std::make_unique<Drafters>(std::move(all));
 }

@@ -11,13 +11,13 @@
 namespace folio {
 
 struct DraftFlags {
-  std::string model;
+  std::string model, accept = "match";
   bool ngram = false, cache = false, always = false;
   int most = 16, least = 3;
   bool any() const { return !model.empty() || ngram || cache; }
 };
 
-// --draft --draft-ngram --draft-cache --draft-max --draft-min-match --draft-always
+// --draft --draft-ngram --draft-cache --draft-max --draft-min-match --draft-always --spec-accept
 void add_draft_flags(CLI::App& app, DraftFlags& flags);
 
 // What guesses tokens for texts of a model.
