@@ -17,7 +17,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/file.h"
@@ -37,14 +36,6 @@ struct Flags {
   bool has_file = false, has_tokens = false, json = false, quiet = false;
   int64_t stride = 0;
 };
-
-// Writing ends in a rename, which would put a file in a device's place.
-const std::string& writable(const std::string& path) {
-  const std::filesystem::file_status status = std::filesystem::status(path);
-  check(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), path,
-        ": cannot write: it is there and is no regular file");
-  return path;
-}
 
 // float32 [rows, columns] in NumPy's format, version 1.0, row by row.
 class NpyWriter {

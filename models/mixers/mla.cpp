@@ -61,7 +61,8 @@ Tensor LatentAttention::extend(Tensor x, Tensor residual, const LayerMemory& mem
   append(rms_norm(in.columns(wide, rank_), latent_norm_, norm_eps_).split_last(1), part(0, rank_), s);
   append(rotate_(in.columns(wide + rank_, rope_).split_last(1), s), part(rank_, rope_), s);
   const Tensor page = s.page[size_t(latent.kind)];
-  const bool expand = !s.deterministic && s.token.dim(0) / page.dim(0) >= Mla::crossover(rank_, nope_, value_);
+  const bool many = s.token.dim(0) / page.dim(0) >= Mla::crossover(rank_, nope_, value_);
+  const bool expand = s.expand_latents || (!s.deterministic && many);
   const Mla mla = s.graph->record(Mla{.q = q.columns(0, nope_), .q_rope = rotate_(q.columns(nope_, rope_), s), .latent = latent.tensor,
                                       .page = page, .seq = s.seq, .pos = s.pos, .k_up = k_up_, .v_up = v_up_, .scale = scale_,
                                       .expand = expand});

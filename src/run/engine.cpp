@@ -22,7 +22,7 @@ static CacheOptions cache_options(const Model& model, const EngineOptions& optio
 
 Engine::Engine(const Model& model, Device& device, const EngineOptions& options)
     : model_(model), device_(device), chunk_(options.chunk), padded_(options.padded || !device.exact_shapes()),
-      deterministic_(options.deterministic),
+      deterministic_(options.deterministic), expand_latents_(options.expand_latents),
       cache_(device, model.state(options.cache_type.value_or(model.natural_rows())), cache_options(model, options)) {
   chunk_ = cache_.options().step_tokens;
 }
@@ -55,6 +55,7 @@ Program& Engine::program(const StepShape& shape, const std::optional<DrawShape>&
   auto graph = std::make_unique<Graph>();
   Step step(*graph, shape, cache_.memory().kinds, cache_.memory().most_pages);
   step.deterministic = deterministic_;
+  step.expand_latents = expand_latents_;
   const Tensor logits = model_.logits(step, cache_.memory());
   if (draw) graph->output("drawn", model_.draw(logits, DrawInputs(*graph, shape.wanted, *draw)));
   graph->output("logits", logits, draw.has_value());

@@ -25,6 +25,7 @@ struct EngineOptions {
   Evict evict = Evict::lru;
   bool deterministic = false;        // a token's logits have the same bits whatever else is in the step and however a text is cut
   bool padded = false;               // step shapes of powers of two on every device: so that two devices record the same graph
+  bool expand_latents = false;       // latent attention without its shorter order of work (ops/mla.h): for comparisons
 };
 
 // Tokens of one sequence for one step; logits are wanted for the last `wanted` of them.
@@ -82,7 +83,7 @@ class Engine {
   const Model& model_;
   Device& device_;
   int chunk_;
-  bool padded_, deterministic_;
+  bool padded_, deterministic_, expand_latents_;
   Cache cache_;
   std::list<Recorded> programs_;   // the most recently used first
   Program* last_ = nullptr;        // what was run last, and how many of its rows were wanted

@@ -102,6 +102,7 @@ class Cache {
   int64_t pages(int kind) const { return kinds_[size_t(kind)].pages; }
   int64_t free_pages(int kind) const { return int64_t(kinds_[size_t(kind)].free.size()); }
   int64_t available_pages(int kind) const { return free_pages(kind) + (tree_ ? tree_->evictable(kind) : 0); }   // or made free if wanted
+  int64_t page_bytes(int kind) const { return kinds_[size_t(kind)].page_bytes; }   // in all layers together
   int64_t remembered_pages(int kind) const { return tree_ ? tree_->pages(kind) : 0; }   // shared with sequences or only remembered
 
  private:

@@ -30,6 +30,7 @@ struct Step {
   Tensor wanted;              // [W] i32   places in the step whose logits are wanted
   std::vector<Tensor> page;   // one table [B, most] i32 per kind: pool page of each 64 tokens, -1 where there is none
   bool deterministic = false; // no choice of arithmetic may hang on how many tokens stand in the step
+  bool expand_latents = false;  // latent attention multiplies all latents out in every step, however few tokens ask
 };
 
 // A pool of one layer: rows [N, 64, ...] or slabs [N, ...].

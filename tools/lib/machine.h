@@ -33,5 +33,6 @@ struct UnitPeak { double gops; const char* unit; };
 UnitPeak peak_for(const Limits& limits, DType weights);
 
 int64_t peak_memory();   // bytes that this process has held at most (VmHWM); 0 if the system does not say
+bool reset_peak_memory();   // from now on; false if the system does not let us
 
 }  // namespace folio

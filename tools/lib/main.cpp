@@ -5,8 +5,11 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <iostream>
 #include <new>
+
+#include "base/error.h"
 
 #include "base/error.h"
 
@@ -48,6 +51,13 @@ int run_tool(int argc, char** argv, CLI::App& app, const std::function<int()>& b
   } catch (const std::exception& error) {
     return complain(error.what());
   }
+}
+
+const std::string& writable(const std::string& path) {
+  const std::filesystem::file_status status = std::filesystem::status(path);
+  check(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), path,
+        ": cannot write: it is there and is no regular file");
+  return path;
 }
 
 std::string human_bytes(double bytes) {

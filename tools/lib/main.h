@@ -15,6 +15,10 @@ namespace folio {
 // a standard output that cannot be written end in "error: ..." on stderr and 1; --help prints and returns 0.
 int run_tool(int argc, char** argv, CLI::App& app, const std::function<int()>& body);
 
+// The path again. Throws Error if something else than a regular file is there: writing ends in a rename (base/file.h), which would put a
+// file in a device's place.
+const std::string& writable(const std::string& path);
+
 // "512 bytes", "1.46 MB": decimal units, three digits.
 std::string human_bytes(double bytes);
 

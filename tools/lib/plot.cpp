@@ -101,14 +101,44 @@ class Panel {
 
 }  // namespace
 
+static std::string picture(const std::string& title, double width, double height) {
+  return join("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"", fixed(width, 0), "\" height=\"", fixed(height, 0), "\" viewBox=\"0 0 ",
+              fixed(width, 0), " ", fixed(height, 0), "\" font-family=\"sans-serif\" font-size=\"11\">\n",
+              "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n", words(left, 26, title, " font-size=\"16\""));
+}
+
+std::string svg_bars(const std::string& title, const std::vector<std::string>& names, const std::vector<BarPanel>& panels) {
+  constexpr double names_width = 190, bars_width = 250, numbers_width = 70, row = 22, bar = 13;
+  static const char* colours[] = {"#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd"};
+  const double width = names_width + (bars_width + numbers_width) * double(panels.size()), below = head + top;
+  std::string out = picture(title, width, below + row * double(names.size()) + 16);
+  for (size_t n = 0; n < names.size(); ++n)
+    out += words(names_width - 8, below + row * double(n) + bar, names[n], " text-anchor=\"end\"");
+  for (size_t p = 0; p < panels.size(); ++p) {
+    const double x = names_width + (bars_width + numbers_width) * double(p);
+    double most = 0;
+    for (const auto& b : panels[p].bars) most = b ? std::max({most, b->most, b->value}) : most;
+    const double unit = most > 0 ? bars_width / most : 0;
+    out += words(x, below - 12, panels[p].title, " font-size=\"13\"");
+    for (size_t n = 0; n < names.size() && n < panels[p].bars.size(); ++n) {
+      const double y = below + row * double(n);
+      const auto& b = panels[p].bars[n];
+      if (b)
+        out += join("<rect x=\"", fixed(x, 1), "\" y=\"", fixed(y, 1), "\" width=\"", fixed(b->value * unit, 1), "\" height=\"",
+                    fixed(bar, 1), "\" fill=\"", colours[p % std::size(colours)], "\"/>\n") +
+               stroke(x + b->least * unit, y + bar / 2, x + b->most * unit, y + bar / 2, "stroke=\"#222\"");
+      out +=
+          words(x + (b ? std::max(b->value, b->most) * unit : 0) + 5, y + bar - 2, b ? fixed(b->value, panels[p].digits) : "not measured");
+    }
+  }
+  return out + "</svg>\n";
+}
+
 std::string svg_plot(const std::string& title, const std::vector<std::vector<PlotPanel>>& rows) {
   size_t columns = 0;
   for (const auto& row : rows) columns = std::max(columns, row.size());
   const double width = panel_width * double(columns) + legend_width, height = head + panel_height * double(rows.size());
-  std::string out = join("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"", fixed(width, 0), "\" height=\"", fixed(height, 0),
-                         "\" viewBox=\"0 0 ", fixed(width, 0), " ", fixed(height, 0), "\" font-family=\"sans-serif\" font-size=\"11\">\n",
-                         "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n");
-  out += words(left, 26, title, " font-size=\"16\"");
+  std::string out = picture(title, width, height);
   std::vector<const PlotLine*> known;
   for (size_t r = 0; r < rows.size(); ++r)
     for (size_t c = 0; c < rows[r].size(); ++c) {
