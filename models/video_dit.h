@@ -34,6 +34,7 @@
 
 #include "files/weights.h"
 #include "graph/device.h"
+#include "ops/conv.h"
 #include "ops/ops.h"
 #include "run/denoise.h"
 
