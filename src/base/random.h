@@ -109,7 +109,7 @@ FOLIO_ANYWHERE float gumbel(uint64_t seed, uint64_t position, uint32_t v) {
 struct Normals2 { float first, second; };
 FOLIO_ANYWHERE Normals2 normals_of(uint32_t first, uint32_t second) {
   const float radius = __builtin_sqrtf(-2.0f * log_of((float(first >> 9) + 0.5f) * 0x1p-23f));
-  const float x = float(int32_t(second << 2)) * 3.65729202e-10f, z = x * x;   // π/2^33
+  const float x = float(int32_t(second << 2)) * 3.6572953e-10f, z = x * x;   // π/2^33
   const float s = fused(x * z, fused(fused(-0.000195159198f, z, 0.00833216589f), z, -0.166666552f), x);
   const float c = fused(z * z, fused(fused(2.44358162e-05f, z, -0.00138873409f), z, 0.0416666456f), fused(z, -0.5f, 1.0f));
   const uint32_t quarter = (second + 0x20000000u) >> 30;
