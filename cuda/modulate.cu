@@ -83,7 +83,8 @@ __global__ void timestep_embed(const float* t, Rows y, int half, double scale, d
   auto* const out = reinterpret_cast<float*>(y.row(blockIdx.x));
   for (int j = int(threadIdx.x); j < half; j += int(blockDim.x)) {
     const double angle = scale * ld_vec<float>(t + blockIdx.x) * exp(step * j), quarters = rint(angle * 0.63661977236758134);   // 2/π
-    const double rest = fma(-quarters, 6.123233995736766e-17, fma(-quarters, 1.5707963267948966, angle));                      // π/2 in two parts
+    // π/2 in two parts
+    const double rest = fma(-quarters, 6.123233995736766e-17, fma(-quarters, 1.5707963267948966, angle));
     const float c = cosf(float(rest)), s = sinf(float(rest));
     const int quarter = int(int64_t(quarters) & 3);
     const float cosine = quarter % 2 ? s : c, sine = quarter % 2 ? c : s;

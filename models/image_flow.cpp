@@ -17,8 +17,9 @@ static Tensor f32_of(const Weights& w, const std::string& name, const Shape& sha
 }
 
 ImageFlow::ImageFlow(const Weights& w, Device& device)
-    : device_(device), channels_(size_in(w, "image.channels", 64)), height_(size_in(w, "image.height", 4096)), width_(size_in(w, "image.width", 4096)),
-      patch_(size_in(w, "image.patch", 4096)), dim_(size_in(w, "image.dim", 1 << 16)), heads_(size_in(w, "image.heads", 1 << 12)),
+    : device_(device), channels_(size_in(w, "image.channels", 64)), height_(size_in(w, "image.height", 4096)),
+      width_(size_in(w, "image.width", 4096)), patch_(size_in(w, "image.patch", 4096)), dim_(size_in(w, "image.dim", 1 << 16)),
+      heads_(size_in(w, "image.heads", 1 << 12)),
       classes_(size_in(w, "image.classes")) {
   const std::string arch = w.text("arch");
   check(arch == "image_flow", w.path(), ": architecture '", arch, "', expected image_flow");
@@ -39,9 +40,9 @@ ImageFlow::ImageFlow(const Weights& w, Device& device)
   for (int64_t i = 0; i < layers; ++i) {
     const std::string l = join("layer.", i, ".");
     auto row = [&](const char* name) { return f32_of(w, l + name, {dim_}); };
-    layers_.push_back({.qkv = linear(l + "mix.qkv", 3 * dim_, dim_), .out = linear(l + "mix.out", dim_, dim_), .up = linear(l + "ffn.up", F, dim_),
-                       .down = linear(l + "ffn.down", dim_, F), .norm_mix = row("norm_mix.weight"), .norm_mix_bias = row("norm_mix.bias"),
-                       .norm_ffn = row("norm_ffn.weight"), .norm_ffn_bias = row("norm_ffn.bias")});
+    layers_.push_back({.qkv = linear(l + "mix.qkv", 3 * dim_, dim_), .out = linear(l + "mix.out", dim_, dim_),
+                       .up = linear(l + "ffn.up", F, dim_), .down = linear(l + "ffn.down", dim_, F), .norm_mix = row("norm_mix.weight"),
+                       .norm_mix_bias = row("norm_mix.bias"), .norm_ffn = row("norm_ffn.weight"), .norm_ffn_bias = row("norm_ffn.bias")});
   }
 }
 
@@ -123,7 +124,8 @@ template <class F> void ImageFlow::each_number(int64_t images, F fn) const {
 std::vector<float> ImageFlow::predict(std::span<const float> x, double t, const std::vector<int32_t>& classes) {
   const auto B = int64_t(classes.size());
   check(B >= 1 && int64_t(x.size()) == B * numbers(), "image: ", x.size(), " numbers for ", B, " images of ", numbers());
-  for (int32_t c : classes) check(c >= -1 && c < classes_, "image: there is no class ", c, "; expected 0 to ", classes_ - 1, ", or -1 for none");
+  for (int32_t c : classes)
+    check(c >= -1 && c < classes_, "image: there is no class ", c, "; expected 0 to ", classes_ - 1, ", or -1 for none");
   if (B != images_) compile(B);
   float* z = program_->input("z").at<float>();
   each_number(B, [&](size_t from, size_t to) { z[to] = x[from]; });

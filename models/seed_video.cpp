@@ -29,8 +29,8 @@ SeedVideo::SeedVideo(const Weights& w, Device& device, int64_t T) : device_(devi
   x = g.record(Matmul{.x = x, .w = weight("out", {flat, dim}), .bias = bias("out", flat)}).y.reshape({T, side / 2, side / 2, 32});
   g.scope("decoder");
   x = conv(x, "decoder.0", 32, 8, {3, 3, 3}, {1, 1, 1});
-  x = g.record(ConvTranspose{.x = x, .w = weight("decoder.1", {16, 8, 3}), .bias = bias("decoder.1", 3), .kernel = {1, 4, 4}, .stride = {1, 2, 2},
-                             .pad = {0, 1, 1}}).y;
+  x = g.record(ConvTranspose{.x = x, .w = weight("decoder.1", {16, 8, 3}), .bias = bias("decoder.1", 3), .kernel = {1, 4, 4},
+                             .stride = {1, 2, 2}, .pad = {0, 1, 1}}).y;
   g.output("made", x);
   program_ = device.compile(std::move(graph));
 }
@@ -66,7 +66,8 @@ Tensor SeedVideo::mixed(Tensor x, Graph& g, const Weights& w, int64_t T) {
     return g.constant(name, F32, shape, all.data());
   };
   const Tensor seq = ids("seq", T, [](int64_t) { return 0; }), pos = ids("pos", T, [](int64_t i) { return i; });
-  const Tensor page = ids("page", pages, [](int64_t i) { return i; }).reshape({1, pages}), none = ids("none", pages, [](int64_t) { return -1; }).reshape({1, pages});
+  const Tensor page = ids("page", pages, [](int64_t i) { return i; }).reshape({1, pages});
+  const Tensor none = ids("none", pages, [](int64_t) { return -1; }).reshape({1, pages});
   const Tensor still = floats("still", {T, H}, [](int64_t) { return 0.0f; }), whole = floats("whole", {T, H}, [](int64_t) { return 1.0f; });
   const Tensor lambda = floats("levels", {T, H, levels}, [&](int64_t i) { return 1 / float(1 + i % levels); });
   const Tensor ridge = floats("ridge", {H, D}, [](int64_t) { return 1.0f; });
@@ -75,15 +76,17 @@ Tensor SeedVideo::mixed(Tensor x, Graph& g, const Weights& w, int64_t T) {
 
   const Tensor qkv = matmul(x, w.get("seed.qkv.weight", {3 * dim, dim}));
   auto part = [&](int64_t n) { return qkv.columns(n * dim, dim).split_last(H); };
-  Tensor o = g.record(LogLinear{.q = l2_norm(part(0)), .k = l2_norm(part(1)), .v = part(2), .g = still, .lambda = lambda, .page = page, .slab = page,
-                                .seq = seq, .pos = pos, .rows_k = k_rows, .rows_u = u_rows, .rows_g = g_rows, .S = pool({pages, H, D, D}),
-                                .c = pool({pages, H, 2})}).o;
+  Tensor o = g.record(LogLinear{.q = l2_norm(part(0)), .k = l2_norm(part(1)), .v = part(2), .g = still, .lambda = lambda, .page = page,
+                                .slab = page, .seq = seq, .pos = pos, .rows_k = k_rows, .rows_u = u_rows, .rows_g = g_rows,
+                                .S = pool({pages, H, D, D}), .c = pool({pages, H, 2})}).o;
   x = g.record(Matmul{.x = o.merge_last(), .w = w.get("seed.proj.weight", {dim, dim}), .bias = w.get("seed.proj.bias", {dim}), .add = x}).y;
   const Tensor y = layer_norm(x, w.get("seed.norm.weight", {dim}), w.get("seed.norm.bias", {dim}), 1e-5f);
-  const Tensor v = g.record(Matmul{.x = y, .w = w.get("seed.mesa.weight", {dim, dim}), .bias = w.get("seed.mesa.bias", {dim})}).y.split_last(H);
+  const Tensor weight = w.get("seed.mesa.weight", {dim, dim}), bias = w.get("seed.mesa.bias", {dim});
+  const Tensor v = g.record(Matmul{.x = y, .w = weight, .bias = bias}).y.split_last(H);
   const Tensor k = l2_norm(v);
   o = g.record(Mesa{.q = k, .k = k, .v = v, .g = still, .beta = whole, .lambda = ridge, .page = page, .slab = none, .seq = seq, .pos = pos,
-                    .rows_k = k_rows, .rows_v = u_rows, .rows_g = g_rows, .rows_beta = beta_rows, .Hkk = pool({1, H, D, D}), .Hkv = pool({1, H, D, D})}).o;
+                    .rows_k = k_rows, .rows_v = u_rows, .rows_g = g_rows, .rows_beta = beta_rows, .Hkk = pool({1, H, D, D}),
+                    .Hkv = pool({1, H, D, D})}).o;
   return add(o.merge_last(), x);
 }
 

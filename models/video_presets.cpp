@@ -45,18 +45,21 @@ VideoPreset flow_preset(const VideoSize& s, const std::vector<std::string>& mixe
     add(mix + "norm.weight", {C / H});
     linear(mix + "out", C, C, false);
     linear(ffn + "up", 2 * F, C), linear(ffn + "down", C, F);
-    add(ffn + "space.weight", {9, 2 * F}), add(ffn + "space.bias", {2 * F}), add(ffn + "time.weight", {3, 2 * F}), add(ffn + "time.bias", {2 * F});
+    add(ffn + "space.weight", {9, 2 * F}), add(ffn + "space.bias", {2 * F});
+    add(ffn + "time.weight", {3, 2 * F}), add(ffn + "time.bias", {2 * F});
   }
-  p.meta = {{"arch", "video_dit"}, {"vae.latent", s.latent}, {"video.grid", std::vector<int64_t>{s.frames, s.rows, s.cols}}, {"video.patch", s.patch},
-            {"video.dim", C}, {"video.layers", s.layers}, {"video.heads", H}, {"video.ffn", F}, {"video.text", s.text}, {"video.caption", s.caption},
-            {"video.levels", s.levels}, {"video.words", words}, {"video.mixers", kinds}, {"video.reverse", reverse}};
+  p.meta = {{"arch", "video_dit"}, {"vae.latent", s.latent}, {"video.grid", std::vector<int64_t>{s.frames, s.rows, s.cols}},
+            {"video.patch", s.patch}, {"video.dim", C}, {"video.layers", s.layers}, {"video.heads", H}, {"video.ffn", F},
+            {"video.text", s.text}, {"video.caption", s.caption}, {"video.levels", s.levels}, {"video.words", words},
+            {"video.mixers", kinds}, {"video.reverse", reverse}};
   return p;
 }
 
 // The words of tools/train_video.py's captions.
 static const std::vector<std::string> shape_words = {
-    "<pad>", "<null>", "a", "on", "background", "small", "large", "red", "green", "blue", "yellow", "magenta", "cyan", "white", "orange", "circle",
-    "square", "triangle", "cross", "moving", "left", "right", "up", "down", "bouncing", "spinning", "growing", "shrinking", "black", "gray", "navy"};
+    "<pad>", "<null>", "a", "on", "background", "small", "large", "red", "green", "blue", "yellow", "magenta", "cyan", "white", "orange",
+    "circle", "square", "triangle", "cross", "moving", "left", "right", "up", "down", "bouncing", "spinning", "growing", "shrinking",
+    "black", "gray", "navy"};
 
 static VideoPreset trained(const std::string& name, const std::string& what, VideoSize size) {
   size.levels = std::bit_width(uint64_t(size.sequence() - 1)) + 1;   // as many as a clip has
@@ -70,18 +73,22 @@ static VideoPreset seed() {
           .what = "clips of 64x64 in and out: Conv3d encoder, a frame a token, log-linear attention, Mesa, thin Conv3d decoder",
           .meta = {{"arch", "seed_video"}},
           .tensors = {{"seed.encoder.0.weight", {48, 3, 32}}, {"seed.encoder.0.bias", {32}}, {"seed.encoder.1.weight", {27, 32, 32}},
-                      {"seed.encoder.1.bias", {32}}, {"seed.in.weight", {128, 32768}}, {"seed.in.bias", {128}}, {"seed.qkv.weight", {384, 128}},
-                      {"seed.proj.weight", {128, 128}}, {"seed.proj.bias", {128}}, {"seed.norm.weight", {128}}, {"seed.norm.bias", {128}},
-                      {"seed.mesa.weight", {128, 128}}, {"seed.mesa.bias", {128}}, {"seed.out.weight", {32768, 128}}, {"seed.out.bias", {32768}},
-                      {"seed.decoder.0.weight", {27, 32, 8}}, {"seed.decoder.0.bias", {8}}, {"seed.decoder.1.weight", {16, 8, 3}},
+                      {"seed.encoder.1.bias", {32}}, {"seed.in.weight", {128, 32768}}, {"seed.in.bias", {128}},
+                      {"seed.qkv.weight", {384, 128}}, {"seed.proj.weight", {128, 128}}, {"seed.proj.bias", {128}},
+                      {"seed.norm.weight", {128}}, {"seed.norm.bias", {128}},
+                      {"seed.mesa.weight", {128, 128}}, {"seed.mesa.bias", {128}}, {"seed.out.weight", {32768, 128}},
+                      {"seed.out.bias", {32768}}, {"seed.decoder.0.weight", {27, 32, 8}}, {"seed.decoder.0.bias", {8}},
+                      {"seed.decoder.1.weight", {16, 8, 3}},
                       {"seed.decoder.1.bias", {3}}}};
 }
 
 std::vector<VideoPreset> video_presets() {
   return {trained("vg-s", "17 frames of 64x64: latents [5, 8, 8, 16], 80 tokens, 6 layers of 192",
-                  {.frames = 5, .rows = 4, .cols = 4, .latent = 16, .patch = 2, .dim = 192, .layers = 6, .heads = 6, .ffn = 480, .text = 12, .caption = 32}),
+                  {.frames = 5, .rows = 4, .cols = 4, .latent = 16, .patch = 2, .dim = 192, .layers = 6, .heads = 6, .ffn = 480,
+                   .text = 12, .caption = 32}),
           trained("vg-m", "33 frames of 128x128: latents [9, 16, 16, 16], 576 tokens, 8 layers of 256",
-                  {.frames = 9, .rows = 8, .cols = 8, .latent = 16, .patch = 2, .dim = 256, .layers = 8, .heads = 8, .ffn = 640, .text = 16, .caption = 32}),
+                  {.frames = 9, .rows = 8, .cols = 8, .latent = 16, .patch = 2, .dim = 256, .layers = 8, .heads = 8, .ffn = 640,
+                   .text = 16, .caption = 32}),
           seed()};
 }
 
@@ -99,7 +106,7 @@ std::string list_video_presets() {
   for (const VideoPreset& preset : video_presets()) {
     std::string count = std::to_string(preset.parameters());
     for (size_t at = count.size(); at > 3; at -= 3) count.insert(at - 3, ",");
-    lines += preset.name + std::string(12 - preset.name.size(), ' ') + std::string(10 - count.size(), ' ') + count + " parameters   " + preset.what + "\n";
+    lines += preset.name + std::string(22 - preset.name.size() - count.size(), ' ') + count + " parameters   " + preset.what + "\n";
   }
   return lines;
 }
@@ -107,7 +114,8 @@ std::string list_video_presets() {
 static void fill(const std::string& name, const Tensor& t, int64_t heads, uint64_t number) {
   float* to = t.at<float>();
   if (t.rank() > 1 && !name.ends_with(".ridge")) {
-    const float size = 1 / std::sqrt(float(t.rank() == 3 ? t.dim(0) * t.dim(1) : name.ends_with("space.weight") || name.ends_with("time.weight") ? t.dim(0) : t.cols()));
+    const bool depthwise = name.ends_with("space.weight") || name.ends_with("time.weight");
+    const float size = 1 / std::sqrt(float(t.rank() == 3 ? t.dim(0) * t.dim(1) : depthwise ? t.dim(0) : t.cols()));
     for (int64_t i = 0; i < t.count(); ++i) to[i] = size * normal(number, uint64_t(i));
   } else {
     const bool one = name.ends_with("norm.weight") || name.ends_with(".ridge") || name.ends_with(".std");

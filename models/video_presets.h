@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Video models that are known by name: their sizes, what their files hold, and files of random weights of those sizes, for measuring and for
-// tests.
+// Video models that are known by name: their sizes, what their files hold, and files of random weights of those sizes, for
+// measuring and for tests.
 //   vg-s, vg-m    flow models of clips (models/video_dit.h), as tools/train_video.py trains them
 //   seed-8.5m     the reconstruction network that this project began with (models/seed_video.h): 8,543,563 parameters
 #pragma once

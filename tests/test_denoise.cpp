@@ -130,7 +130,8 @@ TEST(Denoise, NoiseIsPinned) {   // the same on every machine, for ever: clips d
   fill_noise(x, 42);
   for (size_t i : {size_t(0), size_t(1), size_t(2), size_t(3), size_t(1000)}) EXPECT_EQ(bits_of(x[i]), bits_of(normal(42, i)));
   EXPECT_EQ(std::set<float>(x.begin(), x.end()).size(), x.size());
-  EXPECT_EQ((std::vector<uint32_t>{bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])}), (std::vector<uint32_t>{1056929205, 3194082116, 3210928026, 1063914710}));
+  EXPECT_EQ((std::vector<uint32_t>{bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])}),
+            (std::vector<uint32_t>{1056929205, 3194082116, 3210928026, 1063914710}));
 }
 
 }  // namespace

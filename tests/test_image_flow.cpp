@@ -12,7 +12,8 @@ class Digits : public ::testing::Test {
  protected:
   void SetUp() override {
     folder_ = shared_dir() / "models/mnist-latent-flow";
-    if (shared_dir().empty() || !fs::exists(folder_)) GTEST_SKIP() << "the model of digits is not beside the repository (../shared/models/mnist-latent-flow)";
+    if (shared_dir().empty() || !fs::exists(folder_))
+      GTEST_SKIP() << "the model of digits is not beside the repository (../shared/models/mnist-latent-flow)";
     for (int32_t k = 0; k < 40; ++k) classes_.push_back(k % 10);
   }
   std::vector<float> array(const std::string& name) const {

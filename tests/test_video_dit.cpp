@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The flow model of clips: a tiny one against float64 sums over all tokens (tests/golden/make_video_golden.py), the trained prototype against
-// PyTorch's outputs of every mixer and ffn and along a sampled path, captions, and files that lie.
+// The flow model of clips: a tiny one against float64 sums over all tokens (tests/golden/make_video_golden.py), the trained prototype
+// against PyTorch's outputs of every mixer and ffn and along a sampled path, captions, and files that lie.
 #include "models/video_dit.h"
 
 #include <map>
@@ -23,7 +23,8 @@ template <class T> std::vector<T> read_npy(const fs::path& path) {
 double worst(std::span<const float> got, std::span<const float> want) {
   EXPECT_EQ(got.size(), want.size());
   double most = 0;
-  for (size_t i = 0; i < std::min(got.size(), want.size()); ++i) most = std::max(most, std::isnan(got[i]) ? HUGE_VAL : std::fabs(double(got[i]) - want[i]));
+  for (size_t i = 0; i < std::min(got.size(), want.size()); ++i)
+    most = std::max(most, std::isnan(got[i]) ? HUGE_VAL : std::fabs(double(got[i]) - want[i]));
   return most;
 }
 
@@ -111,7 +112,8 @@ TEST(VideoDit, AClipIsTheSameOnAnyNumberOfThreads) {
     VideoFlow flow(model, *device);
     std::vector<float> x(size_t(model.size().numbers()));
     fill_noise(x, 11);
-    EXPECT_TRUE(denoise(x, {.solver = Solver::unipc, .steps = 4, .guidance = 2}, flow.velocity(model.caption("a red circle"), model.no_caption())));
+    const Velocity velocity = flow.velocity(model.caption("a red circle"), model.no_caption());
+    EXPECT_TRUE(denoise(x, {.solver = Solver::unipc, .steps = 4, .guidance = 2}, velocity));
     if (first.empty()) first = x;
     EXPECT_EQ(x, first) << threads;
   }
@@ -168,6 +170,7 @@ TEST(VideoDit, FilesThatLieAreRefused) {
   EXPECT_EQ(said("video.grid", Integers{5, 5}), "lie: 'video.grid' is not three numbers from 1 to 4096");
   EXPECT_EQ(said("video.grid", Integers{5, 5, 0}), "lie: 'video.grid' is not three numbers from 1 to 4096");
   EXPECT_NE(said("video.grid", Integers{5, 5, 7}).find("'flow.video.position' is [150,16], expected [175,16]"), std::string::npos);
+  EXPECT_EQ(said("arch", std::string("decoder")), "lie: architecture 'decoder', expected video_dit");
   EXPECT_EQ(said("video.heads", int64_t(3)), "lie: 'video.dim' is 16, which 3 heads cannot share");
   EXPECT_EQ(said("video.levels", int64_t(8)), "lie: 'video.levels' is 8: the table ends after 128 of 155 tokens");
   EXPECT_EQ(said("video.mixers", std::vector<std::string>{"log_linear", "mesa", "lstm", "mesa"}),
@@ -192,7 +195,8 @@ class Prototype : public ::testing::Test {
  protected:
   void SetUp() override {
     folder_ = shared_dir() / "golden/video/proto";
-    if (shared_dir().empty() || !fs::exists(folder_)) GTEST_SKIP() << "the prototype's numbers are not beside the repository (../shared/golden/video/proto)";
+    if (shared_dir().empty() || !fs::exists(folder_))
+      GTEST_SKIP() << "the prototype's numbers are not beside the repository (../shared/golden/video/proto)";
   }
   std::vector<float> array(const std::string& name) const { return read_npy<float>(folder_ / (name + ".npy")); }
   fs::path folder_;
@@ -247,7 +251,8 @@ TEST_F(Prototype, SampledPathGivesItsNumbers) {
   std::vector<float> x(size_t(s.numbers()));
   model.from_tokens(tokens_of(array("traj_x0"), s), x);
   int compared = 0;
-  denoise(x, {.steps = 16, .guidance = 2.5}, flow.velocity(model.caption("a large red circle bouncing on a black background"), model.no_caption()),
+  const Velocity velocity = flow.velocity(model.caption("a large red circle bouncing on a black background"), model.no_caption());
+  denoise(x, {.steps = 16, .guidance = 2.5}, velocity,
           [&](const DenoiseStep& step) {
             const fs::path want = folder_ / join("traj_x", step.done, ".npy");
             if (!fs::exists(want)) return true;

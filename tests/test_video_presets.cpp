@@ -57,7 +57,8 @@ TEST(VideoPresets, SeedsNetworkKeepsItsShapes) {
     for (const auto& node : program.graph().nodes()) all += std::string(node->name()) + " ";
     return all;
   }();
-  EXPECT_EQ(nodes, "conv conv matmul matmul l2_norm l2_norm log_linear matmul layer_norm matmul l2_norm mesa add matmul conv conv_transpose ");
+  EXPECT_EQ(nodes, "conv conv matmul matmul l2_norm l2_norm log_linear matmul layer_norm matmul l2_norm mesa add matmul conv "
+                   "conv_transpose ");
 }
 
 }  // namespace

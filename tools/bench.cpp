@@ -42,7 +42,8 @@ int main(int argc, char** argv) {
   auto* mixers = app.add_subcommand("mixers", "sequence mixers and attention over the length of a text: a table and a plot");
   auto* ring = app.add_subcommand("ring", "attention in pieces: a ring of ranks, and more keys than the device may hold");
   auto* serve = app.add_subcommand("serve", "many requests at once, with and without what is remembered");
-  auto* video = app.add_subcommand("video", "the flow model of clips: a step, up to 65,536 tokens, beside softmax attention; the seeds' network");
+  auto* video = app.add_subcommand("video",
+                                   "the flow model of clips: a step, up to 65,536 tokens, beside softmax attention; the seeds' network");
   add_common_flags(*model, model_flags);
   add_common_flags(*ops, ops_flags);
   add_common_flags(*mixers, mixers_flags);

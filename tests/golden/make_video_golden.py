@@ -26,8 +26,9 @@ ORDER, SCAN = ["lla", "mesa"], [0, 0, 1, 1]
 
 
 def weights(rng):
-    w = {"vae.mean": rng.normal(0, 1, Z), "vae.std": rng.uniform(0.5, 2, Z), "dit.tpos": rng.normal(0, 0.3, (L, C)), "dit.vpos": rng.normal(0, 0.3, (N, C)),
-         "dit.adab": rng.normal(0, 0.3, (LAYERS, 6 * C)), "dit.tok.weight": rng.normal(0, 1, (len(WORDS), C)),
+    w = {"vae.mean": rng.normal(0, 1, Z), "vae.std": rng.uniform(0.5, 2, Z), "dit.tpos": rng.normal(0, 0.3, (L, C)),
+         "dit.vpos": rng.normal(0, 0.3, (N, C)), "dit.adab": rng.normal(0, 0.3, (LAYERS, 6 * C)),
+         "dit.tok.weight": rng.normal(0, 1, (len(WORDS), C)),
          "dit.ctok.weight": rng.normal(0, 1, (len(WORDS), CAPTION))}
 
     def linear(name, rows, columns, scale=1.0, bias=0.1):

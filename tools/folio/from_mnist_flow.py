@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The vision transformer of github.com/sofia-dominguezc/MNIST-diffusion, a .pth of its state dict. models/image_flow.h describes what comes out.
+"""The vision transformer of github.com/sofia-dominguezc/MNIST-diffusion, a .pth of its state dict. models/image_flow.h describes what comes
+out.
 
-The patches' convolutions in front and behind have the stride of their kernel: they are products. What the shapes do not say is the number of
-heads, which the repository's pickle beside the file has and which is 4 in all that were published.
+The patches' convolutions in front and behind have the stride of their kernel: they are products. What the shapes do not say is the number
+of heads, which the repository's pickle beside the file has and which is 4 in all that were published.
 """
 import math
 import re
@@ -49,10 +50,11 @@ class Flow:
     def wanted(self):
         C, p, c = self.dim, self.patch, self.channels
         one = lambda ours, theirs, shape, source, make: Wanted(ours, shape, [Part(theirs, source)], False, make)
+        classes = self.tensors["y_encoder.weight"].shape
         out = [one("flow.in.weight", "patch_embed.weight", (C, c * p * p), (C, c, p, p), lambda w: w.reshape(C, -1)),
                Wanted("flow.in.bias", (C,), [Part("patch_embed.bias", (C,))], False),
                one("flow.position", "pos_embed", (self.side**2, C), (1, self.side**2, C), lambda w: w[0]),
-               Wanted("flow.class.weight", self.tensors["y_encoder.weight"].shape, [Part("y_encoder.weight", self.tensors["y_encoder.weight"].shape)]),
+               Wanted("flow.class.weight", classes, [Part("y_encoder.weight", classes)]),
                one("flow.out.weight", "unpatch.weight", (c * p * p, C), (C, c, p, p), lambda w: w.reshape(C, -1).T),
                one("flow.out.bias", "unpatch.bias", (c * p * p,), (c,), lambda b: np.repeat(b, p * p))]
         for i in range(self.layers):

@@ -77,15 +77,17 @@ class BenchVideo {
     for (int64_t sequences : {1, 2}) {
       const Forward f = forward(model, sequences);
       const double gflops = model.flops(sequences) / f.seconds / 1e9;
-      rows.push_back({preset.name, std::to_string(sequences), fixed(f.seconds * 1e3, 2), fixed(gflops, 0), share(gflops), fixed(double(f.bytes) / 1e6, 1)});
-      json_["steps"].push_back({{"model", preset.name}, {"captions", sequences}, {"seconds", f.seconds}, {"gflops", gflops}, {"bytes", f.bytes}});
+      rows.push_back({preset.name, std::to_string(sequences), fixed(f.seconds * 1e3, 2), fixed(gflops, 0), share(gflops),
+                      fixed(double(f.bytes) / 1e6, 1)});
+      json_["steps"].push_back({{"model", preset.name}, {"captions", sequences}, {"seconds", f.seconds}, {"gflops", gflops},
+                                {"bytes", f.bytes}});
     }
     tables_.push_back(rows);
   }
 
   Weights clip_of(size_t i, const std::vector<std::string>& mixers) const {
-    VideoSize size{.frames = clips[i].frames, .rows = clips[i].rows, .cols = clips[i].cols, .latent = 16, .patch = 2, .dim = 192, .layers = 6, .heads = 6,
-                   .ffn = 480, .text = 12, .caption = 32};
+    VideoSize size{.frames = clips[i].frames, .rows = clips[i].rows, .cols = clips[i].cols, .latent = 16, .patch = 2, .dim = 192,
+                   .layers = 6, .heads = 6, .ffn = 480, .text = 12, .caption = 32};
     size.levels = std::bit_width(uint64_t(size.sequence() - 1)) + 1;
     return random_weights(flow_preset(size, mixers, {"<pad>", "<null>", "a", "clip"}), 1);
   }
@@ -103,7 +105,8 @@ class BenchVideo {
   }
 
   void measure_scaling() {
-    std::vector<std::vector<std::string>> rows = {{"tokens", "a clip of", "ms", "of fp32 peak", "MB", "softmax, tiled: ms", "square of scores alone: ms"}};
+    std::vector<std::vector<std::string>> rows = {{"tokens", "a clip of", "ms", "of fp32 peak", "MB", "softmax, tiled: ms",
+                                                   "square of scores alone: ms"}};
     Before ours, soft, square;
     for (size_t i = 0; i < std::size(clips); ++i) {
       const int64_t tokens = clips[i].frames * clips[i].rows * clips[i].cols;
@@ -124,7 +127,8 @@ class BenchVideo {
           return 6 * attention.run();   // six layers
         });
       auto ms = [](const std::optional<double>& seconds) { return seconds ? fixed(*seconds * 1e3, *seconds < 1 ? 2 : 0) : "-"; };
-      rows.push_back({std::to_string(tokens), clips[i].clip, ms(a), a ? share(model.flops(1) / *a / 1e9) : "-", fixed(double(f.bytes) / 1e6, 0), ms(b), ms(c)});
+      rows.push_back({std::to_string(tokens), clips[i].clip, ms(a), a ? share(model.flops(1) / *a / 1e9) : "-",
+                      fixed(double(f.bytes) / 1e6, 0), ms(b), ms(c)});
       Json line = {{"tokens", tokens}};
       if (a) line["seconds"] = *a, line["gflops"] = model.flops(1) / *a / 1e9, line["bytes"] = f.bytes;
       if (b) line["softmax_seconds"] = *b;
@@ -163,7 +167,9 @@ class BenchVideo {
 void add_bench_video_flags(CLI::App& app, BenchVideoFlags& flags) {
   app.add_option("--preset", flags.preset, "vg-s or vg-m: the model of the first table")->capture_default_str();
   app.add_option("--max-tokens", flags.max_tokens, "of the longest clip")->capture_default_str()->check(CLI::Range(1, 1 << 24));
-  app.add_option("--seconds", flags.seconds, "leave out a forward that would take longer")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--seconds", flags.seconds, "leave out a forward that would take longer")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   app.add_option("--score-bytes", flags.score_bytes, "leave out squares of scores that take more, e.g. 4GB")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();

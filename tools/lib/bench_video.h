@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
-// `bench video`: the flow model of clips (models/video_dit.h) on random weights. A forward for one caption and for two, which is a step of a
-// guided sample, beside the machine's fp32 peak; the same layers over clips of more and more tokens, up to those of 1080p, with softmax
-// attention in their mixers' place (tiled, all tokens see all) and with what the whole square of scores costs alone; and the network of the
-// seeds (models/seed_video.h) beside the numbers that they print. Operations are those of matrices and convolutions, the mixers' not counted.
+// `bench video`: the flow model of clips (models/video_dit.h) on random weights. A forward for one caption and for two, which is a step
+// of a guided sample, beside the machine's fp32 peak; the same layers over clips of more and more tokens, up to those of 1080p, with
+// softmax attention in their mixers' place (tiled, all tokens see all) and with what the whole square of scores costs alone; and the
+// network of the seeds (models/seed_video.h) beside the numbers that they print. Operations are those of matrices and convolutions, not
+// the mixers'.
 #pragma once
 #include <CLI/CLI.hpp>
 
