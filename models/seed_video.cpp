@@ -3,7 +3,6 @@
 
 #include <bit>
 
-#include "ops/conv.h"
 #include "ops/ops.h"
 
 namespace folio {

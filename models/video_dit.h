@@ -35,7 +35,6 @@
 
 #include "files/weights.h"
 #include "graph/device.h"
-#include "ops/conv.h"
 #include "ops/ops.h"
 #include "run/denoise.h"
 
