@@ -69,7 +69,7 @@ class VaeNet {
   int pool() const;                                     // input frames of an output frame
   int64_t weight_bytes() const;
 
-  // All frames of a clip at once, x [N, H, W, in]; [N', H', W', out]. What streaming is held against.
+  // All frames of a clip at once, x [N, H, W, in] of a graph; [N', H', W', out]. What streaming is held against.
   Tensor record_full(Tensor x) const;
 
  private:
@@ -81,7 +81,7 @@ class VaeNet {
 // One unit on whole frames x [N, H, W, in]. past [1, H, W, in]: the last frame of the run before, left as the last of this one; absent: zeros
 // stand before the first frame. phase: of the frames that the unit makes, or of those that it makes one of; −1: all, else that one alone.
 // acc: what the phases before have added up.
-Tensor record_unit(const VaeUnit& unit, Tensor x, Tensor past, int phase, Tensor acc);
+Tensor record_unit(Graph& graph, const VaeUnit& unit, Tensor x, Tensor past, int phase, Tensor acc);
 // One step on rows of a frame, for those who cut it into bands: x holds all rows that it needs, `pad` says whether zeros stand above and
 // below them, window which rows of its output lie in the image (ops/conv.h).
 struct VaeCut {
@@ -89,6 +89,6 @@ struct VaeCut {
   bool pad = true;
   int phase = -1;
 };
-Tensor record_step(const VaeUnit& unit, size_t step, Tensor x, const VaeCut& cut);
+Tensor record_step(Graph& graph, const VaeUnit& unit, size_t step, Tensor x, const VaeCut& cut);
 
 }  // namespace folio

@@ -121,7 +121,6 @@ class VaeStream::Recorder {
     std::vector<int64_t> heights = {height};
     for (size_t i = 0; i < unit.steps.size(); ++i) {
       const VaeStep& s = unit.steps[i];
-      graph_.scope(s.scope);
       const Span in = needed(s, need[i + 1]), from = made(s, in);
       height = height_behind(s, heights[size_t(s.x)]);
       VaeCut cut{.pad = false, .phase = phase};
@@ -130,7 +129,7 @@ class VaeStream::Recorder {
       else if (i + 1 == unit.steps.size() && unit.pool > 1 && phase > 0) cut.add = rows(y, from);
       Tensor t = rows_of(values[size_t(s.x)], have[size_t(s.x)].from, in);
       if (i == 0 && unit.memory) t = both(*past, x, in);
-      values.push_back(record_step(unit, i, t, cut));
+      values.push_back(record_step(graph_, unit, i, t, cut));
       have.push_back(from);
       heights.push_back(height);
     }
@@ -226,7 +225,7 @@ std::unique_ptr<Graph> VaeStream::record_whole(const Stage& stage, int phase) co
   Tensor x = recorder.all(buffer(stage.first));
   for (size_t u = stage.first; u < stage.last; ++u) {
     const Tensor past = past_[u].rows > 0 ? recorder.all(past_[u]) : Tensor{};
-    x = record_unit(net_.units()[u], x, past, phase, recorder.all(buffer(u + 1)));
+    x = record_unit(*graph, net_.units()[u], x, past, phase, recorder.all(buffer(u + 1)));
   }
   recorder.store(buffer(stage.last), 0, x);
   return graph;
@@ -239,7 +238,7 @@ std::unique_ptr<Graph> VaeStream::record_bands(const Stage& stage, int phase, in
     const VaeUnit& unit = net_.units()[u];
     const Buffer &x = buffer(u), &y = buffer(u + 1);
     if (unit.whole) {
-      recorder.store(y, 0, record_unit(unit, recorder.all(x), {}, phase, {}));
+      recorder.store(y, 0, record_unit(*graph, unit, recorder.all(x), {}, phase, {}));
       continue;
     }
     const int64_t row = y.cols * y.channels * int64_t(sizeof(float));

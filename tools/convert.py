@@ -51,7 +51,7 @@ def arguments(argv):
                    "cogvideox keeps the first three of an even number of latents, front pads clips in front")
     p.add_argument("--name", help="the model's name, instead of the source's own")
     p.add_argument("--quiet", action="store_true", help="no progress, no table")
-    return p.parse_args(argv)
+    return p.parse_intermixed_args(argv)   # the second source may stand behind options
 
 
 def run(args):

@@ -187,7 +187,7 @@ def test_sources_that_are_none(refuse, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "config.json" in refuse(tmp_path / "empty")
     for name, data, word in (("x.bin", b"\xff" * 100, "no known kind"), ("x.json", b"{", "JSON"), ("y.json", b"{}", "minGPT"),
-                             ("x.safetensors", b"x" * 99, "give the folder"), ("v.bin", b"24ka\x07\0\0\0" + bytes(300), "version 7")):
+                             ("x.safetensors", b"x" * 99, "truncated or no safetensors file"), ("v.bin", b"24ka\x07\0\0\0" + bytes(300), "version 7")):
         (tmp_path / name).write_bytes(data)
         assert word in refuse(tmp_path / name)
     (tmp_path / "model.gguf").write_bytes(b"GGUF\x01\0\0\0" + bytes(100))

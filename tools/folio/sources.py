@@ -42,8 +42,13 @@ def _vae(path, further, rule, name):
         files = from_vae.files_of(path)
     else:
         files = [path] if path.endswith((".pt", ".pth", ".safetensors")) else []
-    if not files or not all(from_vae.known(from_vae.read(each)) for each in files):
-        return None
+    try:
+        if not files or not all(from_vae.known(from_vae.read(each)) for each in files):
+            return None
+    except ConvertError:   # of another kind, perhaps; whoever reads that will say more
+        if os.path.isdir(path):
+            return None
+        raise
     return from_vae.load(files, rule, name)
 
 
