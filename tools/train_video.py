@@ -46,3 +46,334 @@ lam are gates, softplus(Lam) + 1/4 is ridge, ff.I.a/dw/tw/b are ffn.up/space/tim
 Sampler: x at t = 1 is noise; Euler x += (t_{i+1} - t_i)·v; guidance v = v_no + cfg·(v_words - v_no), "no" = word 1 and then zeros.
 A clean first latent (from an image) stands in slot 0 with t = 0 for its tokens: e, c and all that is made of c are then per token.
 """
+import argparse
+import copy
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from folio import format, quant
+from muon import Muon
+from video import detector, shapes
+from video.nets import Flow, ThinVae, from_patches, sample, to_patches
+
+NAME = "folio-shapes-4m"
+GRID = (5, 4, 4)
+# Everything that was chosen. steps: the learning rate rises for `warm` steps, stays, and falls in a line over the last `cool` share.
+VAE = {"steps": 3000, "batch": 24, "frames": 9, "crop": 32, "muon": 0.02, "adam": 2e-3, "decay": 0.01, "warm": 50, "cool": 0.5,
+       "noise": 0.05, "ema": 0.995, "seed": 1}
+BANK = {"clips": 8192, "shard": 256, "seed": 2}
+FLOW = {"steps": 6000, "batch": 64, "muon": 0.02, "adam": 2e-3, "decay": 0.02, "warm": 100, "cool": 0.4, "ema": 0.998, "seed": 3,
+        "no_caption": 0.1, "no_size": 0.15, "no_background": 0.15, "clean": 0.2}
+MODEL = {"words": len(shapes.WORDS), "text": shapes.TEXT, "grid": GRID, "channels": 64, "dim": 192, "layers": 6, "heads": 6, "wide": 480,
+         "caption": 32, "mixers": ["log_linear", "mesa"] * 3, "reverse": [0, 0, 1, 1, 0, 0], "rounds": 10}
+SAMPLER = {"steps": 24, "cfg": 3.0, "shift": 1.0}
+
+
+def replace(path, write):
+    beside = path.with_name(path.name + ".part")
+    write(beside)
+    beside.replace(path)
+
+
+def say(*words):
+    print(time.strftime("%H:%M:%S", time.gmtime()), *words, flush=True)
+
+
+class Training:
+    """A network that learns: optimisers, average, step; saved every `args.save` seconds and on SIGTERM, taken up again from there."""
+
+    def __init__(self, name, net, plan, matrices, args):
+        self.path, self.net, self.plan, self.args = args.out / f"{name}.pt", net.to(args.device), plan, args
+        chosen = {id(p) for n, p in net.named_parameters() if matrices(n, p)}
+        self.opts = [Muon([p for p in net.parameters() if id(p) in chosen], plan["muon"], 0.95, plan["decay"]),
+                     torch.optim.AdamW([p for p in net.parameters() if id(p) not in chosen], plan["adam"], (0.9, 0.98), weight_decay=0.0)]
+        self.peaks = [[g["lr"] for g in opt.param_groups] for opt in self.opts]
+        self.average, self.step, self.smooth = copy.deepcopy(net).requires_grad_(False), 0, None
+        if self.path.exists():
+            state = torch.load(self.path, map_location=args.device, weights_only=True)
+            self.net.load_state_dict(state["net"])
+            self.average.load_state_dict(state["average"])
+            for opt, saved in zip(self.opts, state["opts"]):
+                opt.load_state_dict(saved)
+            self.step, self.smooth = state["step"], state["smooth"]
+        self.saved = self.shown = time.time()
+
+    def save(self):
+        state = {"net": self.net.state_dict(), "average": self.average.state_dict(), "opts": [opt.state_dict() for opt in self.opts],
+                 "step": self.step, "smooth": self.smooth}
+        replace(self.path, lambda path: torch.save(state, path))
+        self.saved = time.time()
+
+    def rng(self):
+        """The same draws at the same step, however often the training was interrupted."""
+        return np.random.default_rng([self.plan["seed"], self.step])
+
+    def advance(self, loss):
+        plan, share = self.plan, self.step / self.plan["steps"]
+        rate = min(1, (self.step + 1) / plan["warm"]) * min(1, (1 - share) / plan["cool"])
+        for opt, peaks in zip(self.opts, self.peaks):
+            for group, peak in zip(opt.param_groups, peaks):
+                group["lr"] = peak * rate
+        loss.backward()
+        if torch.isfinite(nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)):
+            for opt in self.opts:
+                opt.step()
+        for opt in self.opts:
+            opt.zero_grad()
+        self.step += 1
+        keep = min(plan["ema"], (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for a, p in zip(self.average.parameters(), self.net.parameters()):
+                a.lerp_(p, 1 - keep)
+        self.smooth = loss.item() if self.smooth is None else 0.98 * self.smooth + 0.02 * loss.item()
+        if self.step % 20 == 0:
+            now = time.time()
+            say(f"{self.path.stem} step {self.step} loss {self.smooth:.4f} {20 * plan['batch'] / (now - self.shown):.1f} clips/s")
+            self.shown = now
+        if time.time() - self.saved > self.args.save or self.step == plan["steps"] or self.args.stop:
+            self.save()
+        if self.args.stop:
+            sys.exit(0)
+
+
+# ---- stage vae
+
+def crops(rng, plan):
+    """[B, T, 3, h, w]: windows of clips that show at least a part of the shape."""
+    out = []
+    for _ in range(plan["batch"]):
+        clip = shapes.draw(rng, shapes.training_scene(rng))
+        first = int(rng.integers(shapes.FRAMES - plan["frames"] + 1))
+        middle, reach = first + plan["frames"] // 2, plan["crop"] // 2
+        corner = lambda at: int(np.clip(at[middle] + rng.uniform(-1, 1) * clip.radius[middle] - reach + rng.uniform(-8, 8),
+                                        0, shapes.SIDE - plan["crop"]))
+        top, left = corner(clip.y), corner(clip.x)
+        out.append(clip.render(slice(first, first + plan["frames"]), slice(top, top + plan["crop"]), slice(left, left + plan["crop"])))
+    return torch.from_numpy(np.stack(out)).permute(0, 1, 4, 2, 3)
+
+
+def vae_loss(vae, video, noise, generator):
+    z = vae.encode(video)
+    made = vae.decode(z + torch.randn(z.shape, generator=generator).to(z) * noise * z.detach().std())
+    off = made - video
+    edges = off.diff(dim=-1).abs().mean() + off.diff(dim=-2).abs().mean()
+    return off.abs().mean() + 8 * off.square().mean() + 0.25 * edges
+
+
+def clips(rng, count, scene=shapes.training_scene):
+    made = [shapes.draw(rng, scene(rng)) for _ in range(count)]
+    return made, torch.from_numpy(np.stack([c.render() for c in made])).permute(0, 1, 4, 2, 3)
+
+
+def mean_marks(marks):
+    return {name: round(float(np.mean([m[name] for m in marks])), 3) for name in marks[0]}
+
+
+@torch.no_grad()
+def judge_vae(vae, count, device):
+    """PSNR, and what the detector sees in reconstructions of clips that training has never seen."""
+    marks, errors, rng = [], [], np.random.default_rng(99)
+    for _ in range(count // 8):
+        made, video = clips(rng, 8, shapes.any_scene)
+        seen = vae.decode(vae.encode(video.to(device))).clamp(0, 1).cpu()
+        errors.append((seen - video).square().mean().item())
+        marks += [detector.right(v.permute(0, 2, 3, 1).numpy(), c.scene) for v, c in zip(seen, made)]
+    return round(-10 * np.log10(np.mean(errors)), 2), mean_marks(marks)
+
+
+def train_vae(args):
+    run = Training("vae", ThinVae(), VAE, lambda name, p: p.ndim == 4 and name not in ("encoder.0.weight", "decoder.22.weight"), args)
+    say("vae:", ", ".join(f"{n} {sum(p.numel() for p in part.parameters()):,}" for n, part in run.net.named_children()), "parameters")
+    while run.step < VAE["steps"]:
+        noise = torch.Generator().manual_seed(run.step)
+        run.advance(vae_loss(run.net, crops(run.rng(), VAE).to(args.device), VAE["noise"], noise))
+        if run.step % args.measure == 0:
+            say("vae step", run.step, "of unseen clips: PSNR", *judge_vae(run.average, 48, args.device))
+    if run.average.std.eq(1).all():
+        rng = np.random.default_rng(VAE["seed"])
+        with torch.no_grad():
+            z = torch.cat([run.average.encode(clips(rng, 16)[1].to(args.device)) for _ in range(16)])
+        run.average.mean.copy_(z.mean((0, 1, 3, 4)))
+        run.average.std.copy_(z.std((0, 1, 3, 4)))
+        run.save()
+        say("vae done, of unseen clips: PSNR", *judge_vae(run.average, 160, args.device))
+    return run.average
+
+
+def load_vae(args):
+    vae = ThinVae()
+    vae.load_state_dict(torch.load(args.out / "vae.pt", map_location="cpu", weights_only=True)["average"])
+    return vae.requires_grad_(False).to(args.device)
+
+
+# ---- stage latents
+
+def make_latents(args):
+    """DIR/bank-NNN.npz: tokens [shard, N, C] f16, scenes [shard, 5] u8."""
+    vae = load_vae(args)
+    for number in range(BANK["clips"] // BANK["shard"]):
+        path = args.out / f"bank-{number:03d}.npz"
+        if path.exists():
+            continue
+        rng, tokens, scenes = np.random.default_rng([BANK["seed"], number]), [], []
+        while len(scenes) < BANK["shard"]:
+            made, video = clips(rng, 16)
+            tokens.append(to_patches(vae.normalise(vae.encode(video.to(args.device)))).cpu().numpy().astype(np.float16))
+            scenes += [[getattr(c.scene, name) for name in shapes.ATTRIBUTES] for c in made]
+        with open(path.with_name("bank.part"), "wb") as file:
+            np.savez(file, tokens=np.concatenate(tokens), scenes=np.array(scenes, np.uint8))
+        path.with_name("bank.part").replace(path)
+        if args.stop:
+            sys.exit(0)
+    say("latents:", BANK["clips"], "clips")
+
+
+# ---- stage flow
+
+def flow_batch(rng, tokens, scenes, plan):
+    pick = rng.integers(len(scenes), size=plan["batch"])
+    words = []
+    for i in pick:
+        said = shapes.caption(shapes.Scene(*map(int, scenes[i])), rng.random() >= plan["no_size"], rng.random() >= plan["no_background"])
+        words.append(shapes.NO_CAPTION if rng.random() < plan["no_caption"] else shapes.encode(said))
+    x = torch.from_numpy(tokens[pick]).float()
+    noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32))
+    t = torch.sigmoid(torch.from_numpy(rng.standard_normal(len(x), np.float32)))
+    return x, noise, t, torch.tensor(words), torch.from_numpy(rng.random(len(x)) < plan["clean"])
+
+
+def flow_loss(flow, x, noise, t, words, clean):
+    time = t[:, None, None].expand(-1, x.shape[1], 1).clone()
+    time[clean, :flow.slot] = 0
+    off = flow((1 - time) * x + time * noise, t, words, clean) - (noise - x)
+    return (off.square() * (time > 0)).sum() / ((time > 0).sum() * x.shape[2])
+
+
+@torch.no_grad()
+def generate(flow, vae, scenes, device, seed=0, steps=SAMPLER["steps"], cfg=SAMPLER["cfg"], shift=SAMPLER["shift"]):
+    """[B, FRAMES, H, W, 3] numpy of the scenes' captions."""
+    words = torch.tensor([shapes.encode(shapes.caption(s)) for s in scenes], device=device)
+    noise = torch.randn(len(scenes), np.prod(GRID), 64, generator=torch.Generator().manual_seed(seed)).to(device)
+    x = sample(flow, noise, words, torch.tensor(shapes.NO_CAPTION, device=device), steps, cfg, shift)
+    return vae.decode(vae.restore(from_patches(x, GRID))).clamp(0, 1).permute(0, 1, 3, 4, 2).cpu().numpy()
+
+
+def judge_flow(flow, vae, count, device, **sampler):
+    rng, marks = np.random.default_rng(123), []
+    for first in range(0, count, 32):
+        scenes = [shapes.any_scene(rng) for _ in range(min(32, count - first))]
+        marks += [detector.right(clip, scene) for clip, scene in zip(generate(flow, vae, scenes, device, first, **sampler), scenes)]
+    return mean_marks(marks)
+
+
+def train_flow(args):
+    plan, vae = FLOW, load_vae(args)
+    shards = [np.load(p) for p in sorted(args.out.glob("bank-*.npz"))]
+    tokens, scenes = (np.concatenate([s[key] for s in shards]) for key in ("tokens", "scenes"))
+    hidden = (".mix.parts.in.", ".mix.parts.out.", ".ffn.up.", ".ffn.down.")
+    torch.manual_seed(plan["seed"])
+    run = Training("flow", Flow(**MODEL), plan, lambda name, p: p.ndim == 2 and any(part in name for part in hidden), args)
+    say(f"flow: {sum(p.numel() for p in run.net.parameters()):,} parameters, {len(scenes):,} clips")
+    while run.step < plan["steps"]:
+        batch = flow_batch(run.rng(), tokens, scenes, plan)
+        run.advance(flow_loss(run.net, *(b.to(args.device) for b in batch)))
+        if run.step % args.measure == 0:
+            say("flow step", run.step, "generated:", judge_flow(run.average, vae, 32, args.device, steps=12))
+    say("flow done, generated:", judge_flow(run.average, vae, 192, args.device))
+
+
+# ---- stage export
+
+def taps(weight):
+    """A convolution's [O, I, kh, kw] as [kh·kw, I, O]."""
+    return weight.flatten(2).permute(2, 1, 0)
+
+
+def folio_tensors(vae, flow):
+    """name -> (f32 tensor, whether it is a matrix or convolution)"""
+    out = {}
+    for name, w in vae.state_dict().items():
+        if name in ("mean", "std"):
+            out[f"flow.{name}"] = w, False
+        elif w.ndim == 1:
+            out[name] = w, False
+        elif name.endswith("conv.0.weight"):  # the past frame's taps, then the current's
+            now, past = w.chunk(2, dim=1)
+            out[name] = torch.cat([taps(past), taps(now)]), True
+        else:
+            out[name] = taps(w), True
+    for name, w in flow.state_dict().items():
+        for ours, theirs in (("layers.", "layer."), ("mix.parts.", "mix."), ("mix.norm", "mix.norm.weight"), ("into.", "in."),
+                             ("embed.", "embed."), ("caption_embed.", "caption.embed."), ("text_position", "text.position"),
+                             ("video_position", "video.position"), ("modulate_out", "modulate.out")):
+            name = name.replace(ours, theirs)
+        name = "modulate.table" if name == "table" else name
+        if name.endswith("ridge"):
+            w = F.softplus(w) + 0.25
+        if w.ndim == 4:  # depthwise
+            w = w.flatten(1).T
+        out["flow." + name] = w, w.ndim == 2 and name.endswith("weight")
+    return out
+
+
+def metadata():
+    return {"arch": "video_dit", "name": NAME, "vae.latent": 16, "vae.patch": 1, "vae.time": [1, 2, 2], "vae.pad": "front", "vae.spatial": 8,
+            "video.frames": shapes.FRAMES, "video.height": shapes.SIDE, "video.width": shapes.SIDE, "video.fps": 8, "video.grid": list(GRID),
+            "video.patch": 2, "video.dim": MODEL["dim"], "video.layers": MODEL["layers"], "video.heads": MODEL["heads"],
+            "video.ffn": MODEL["wide"], "video.text": shapes.TEXT, "video.caption": MODEL["caption"], "video.words": list(shapes.WORDS),
+            "video.mixers": MODEL["mixers"], "video.reverse": MODEL["reverse"], "video.levels": 8,
+            "video.steps": SAMPLER["steps"], "video.cfg": SAMPLER["cfg"], "video.shift": SAMPLER["shift"]}
+
+
+def export(args):
+    vae, flow = load_vae(args).cpu(), Flow(**MODEL)
+    flow.load_state_dict(torch.load(args.out / "flow.pt", map_location="cpu", weights_only=True)["average"])
+    tensors = folio_tensors(vae, flow)
+    entries = [format.Entry(name, "f16" if matrix else "f32", tuple(w.shape)) for name, (w, matrix) in tensors.items()]
+    raw = lambda e: [quant.from_float(e.format, tensors[e.name][0].contiguous().numpy())]
+    size = format.write(args.out / f"{NAME}.folio", metadata(), entries, raw)
+    say(f"{args.out / NAME}.folio: {size:,} bytes")
+
+
+STAGES = {"vae": train_vae, "latents": make_latents, "flow": train_flow, "export": export}
+
+
+def arguments():
+    p = argparse.ArgumentParser(description="Trains Folio's small video model; see the head of this file.")
+    p.add_argument("stage", choices=[*STAGES, "all"])
+    p.add_argument("--out", type=Path, required=True, help="folder of checkpoints, latents and the result")
+    p.add_argument("--vae-steps", type=int, default=VAE["steps"], help=f"default {VAE['steps']}")
+    p.add_argument("--flow-steps", type=int, default=FLOW["steps"], help=f"default {FLOW['steps']}")
+    p.add_argument("--clips", type=int, default=BANK["clips"], help=f"clips in the bank of latents, default {BANK['clips']}")
+    p.add_argument("--measure", type=int, default=250, help="steps between two looks at what has been learned, default 250")
+    p.add_argument("--save", type=float, default=90, help="seconds between checkpoints, default 90")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--threads", type=int, default=2)
+    return p.parse_args()
+
+
+def main():
+    args = arguments()
+    VAE["steps"], FLOW["steps"], BANK["clips"], args.stop = args.vae_steps, args.flow_steps, args.clips, False
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    def stop(number, frame):  # the step that runs is finished and saved
+        args.stop = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    for stage in (STAGES if args.stage == "all" else [args.stage]):
+        STAGES[stage](args)
+
+
+if __name__ == "__main__":
+    main()
