@@ -51,6 +51,7 @@ import copy
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ from video.nets import Flow, ThinVae, from_patches, sample, to_patches
 NAME = "folio-shapes-4m"
 GRID = (5, 4, 4)
 # Everything that was chosen. steps: the learning rate rises for `warm` steps, stays, and falls in a line over the last `cool` share.
-VAE = {"steps": 3000, "batch": 24, "frames": 9, "crop": 32, "muon": 0.02, "adam": 2e-3, "decay": 0.01, "warm": 50, "cool": 0.5,
+VAE = {"steps": 5000, "batch": 12, "frames": 9, "crop": 32, "muon": 0.02, "adam": 2e-3, "decay": 0.01, "warm": 50, "cool": 0.5,
        "noise": 0.05, "ema": 0.995, "seed": 1}
 BANK = {"clips": 8192, "shard": 256, "seed": 2}
 FLOW = {"steps": 6000, "batch": 64, "muon": 0.02, "adam": 2e-3, "decay": 0.02, "warm": 100, "cool": 0.4, "ema": 0.998, "seed": 3,
@@ -83,7 +84,11 @@ def replace(path, write):
 
 
 def say(*words):
-    print(time.strftime("%H:%M:%S", time.gmtime()), *words, flush=True)
+    print(time.strftime("%H:%M:%S", time.gmtime()), f"cpu {time.process_time():.0f}", *words, flush=True)
+
+
+def table(marks):
+    return " ".join(f"{name} {share:.3f}" for name, share in detector.mean_marks(marks).items())
 
 
 class Training:
@@ -104,6 +109,9 @@ class Training:
                 opt.load_state_dict(saved)
             self.step, self.smooth = state["step"], state["smooth"]
         self.saved = self.shown = time.time()
+        # One worker a core, each with its own share of the batch: they meet once a step. Inside every operation, as PyTorch would have
+        # it, two threads on a busy machine mostly waited for each other.
+        self.workers = ThreadPoolExecutor(args.threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def save(self):
         state = {"net": self.net.state_dict(), "average": self.average.state_dict(), "opts": [opt.state_dict() for opt in self.opts],
@@ -115,13 +123,27 @@ class Training:
         """The same draws at the same step, however often the training was interrupted."""
         return np.random.default_rng([self.plan["seed"], self.step])
 
-    def advance(self, loss):
+    def advance(self, loss, *batch):
+        """One step; loss(net, *batch), the mean over a batch, is taken of shares of it."""
+        count = self.args.threads if self.args.device == "cpu" else 1
+        shares = zip(*(b.to(self.args.device).chunk(count) for b in batch))
+        parameters = list(self.net.parameters())
+
+        def gradient(share):
+            value = loss(self.net, *share)
+            return value.detach(), torch.autograd.grad(value, parameters)
+
+        values, gradients = zip(*self.workers.map(gradient, shares))
+        for p, *g in zip(parameters, *gradients):
+            p.grad = sum(g) / len(g)
+        self.learn(sum(v.item() for v in values) / len(values))
+
+    def learn(self, loss):
         plan, share = self.plan, self.step / self.plan["steps"]
         rate = min(1, (self.step + 1) / plan["warm"]) * min(1, (1 - share) / plan["cool"])
         for opt, peaks in zip(self.opts, self.peaks):
             for group, peak in zip(opt.param_groups, peaks):
                 group["lr"] = peak * rate
-        loss.backward()
         if torch.isfinite(nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)):
             for opt in self.opts:
                 opt.step()
@@ -132,7 +154,7 @@ class Training:
         with torch.no_grad():
             for a, p in zip(self.average.parameters(), self.net.parameters()):
                 a.lerp_(p, 1 - keep)
-        self.smooth = loss.item() if self.smooth is None else 0.98 * self.smooth + 0.02 * loss.item()
+        self.smooth = loss if self.smooth is None else 0.98 * self.smooth + 0.02 * loss
         if self.step % 20 == 0:
             now = time.time()
             say(f"{self.path.stem} step {self.step} loss {self.smooth:.4f} {20 * plan['batch'] / (now - self.shown):.1f} clips/s")
@@ -159,9 +181,9 @@ def crops(rng, plan):
     return torch.from_numpy(np.stack(out)).permute(0, 1, 4, 2, 3)
 
 
-def vae_loss(vae, video, noise, generator):
+def vae_loss(vae, video, noise):
     z = vae.encode(video)
-    made = vae.decode(z + torch.randn(z.shape, generator=generator).to(z) * noise * z.detach().std())
+    made = vae.decode(z + noise * VAE["noise"] * z.detach().std())
     off = made - video
     edges = off.diff(dim=-1).abs().mean() + off.diff(dim=-2).abs().mean()
     return off.abs().mean() + 8 * off.square().mean() + 0.25 * edges
@@ -172,10 +194,6 @@ def clips(rng, count, scene=shapes.training_scene):
     return made, torch.from_numpy(np.stack([c.render() for c in made])).permute(0, 1, 4, 2, 3)
 
 
-def mean_marks(marks):
-    return {name: round(float(np.mean([m[name] for m in marks])), 3) for name in marks[0]}
-
-
 @torch.no_grad()
 def judge_vae(vae, count, device):
     """PSNR, and what the detector sees in reconstructions of clips that training has never seen."""
@@ -184,16 +202,18 @@ def judge_vae(vae, count, device):
         made, video = clips(rng, 8, shapes.any_scene)
         seen = vae.decode(vae.encode(video.to(device))).clamp(0, 1).cpu()
         errors.append((seen - video).square().mean().item())
-        marks += [detector.right(v.permute(0, 2, 3, 1).numpy(), c.scene) for v, c in zip(seen, made)]
-    return round(-10 * np.log10(np.mean(errors)), 2), mean_marks(marks)
+        marks += [detector.marks(detector.detect(v.permute(0, 2, 3, 1).numpy()), c.scene) for v, c in zip(seen, made)]
+    return f"{-10 * np.log10(np.mean(errors)):.2f} dB", table(marks)
 
 
 def train_vae(args):
     run = Training("vae", ThinVae(), VAE, lambda name, p: p.ndim == 4 and name not in ("encoder.0.weight", "decoder.22.weight"), args)
     say("vae:", ", ".join(f"{n} {sum(p.numel() for p in part.parameters()):,}" for n, part in run.net.named_children()), "parameters")
     while run.step < VAE["steps"]:
-        noise = torch.Generator().manual_seed(run.step)
-        run.advance(vae_loss(run.net, crops(run.rng(), VAE).to(args.device), VAE["noise"], noise))
+        rng = run.rng()
+        video = crops(rng, VAE)
+        noise = rng.standard_normal((len(video), -(-VAE["frames"] // 4), 16, VAE["crop"] // 8, VAE["crop"] // 8), np.float32)
+        run.advance(vae_loss, video, torch.from_numpy(noise))
         if run.step % args.measure == 0:
             say("vae step", run.step, "of unseen clips: PSNR", *judge_vae(run.average, 48, args.device))
     if run.average.std.eq(1).all():
@@ -269,8 +289,9 @@ def judge_flow(flow, vae, count, device, **sampler):
     rng, marks = np.random.default_rng(123), []
     for first in range(0, count, 32):
         scenes = [shapes.any_scene(rng) for _ in range(min(32, count - first))]
-        marks += [detector.right(clip, scene) for clip, scene in zip(generate(flow, vae, scenes, device, first, **sampler), scenes)]
-    return mean_marks(marks)
+        made = generate(flow, vae, scenes, device, first, **sampler)
+        marks += [detector.marks(detector.detect(clip), scene) for clip, scene in zip(made, scenes)]
+    return table(marks)
 
 
 def train_flow(args):
@@ -282,8 +303,7 @@ def train_flow(args):
     run = Training("flow", Flow(**MODEL), plan, lambda name, p: p.ndim == 2 and any(part in name for part in hidden), args)
     say(f"flow: {sum(p.numel() for p in run.net.parameters()):,} parameters, {len(scenes):,} clips")
     while run.step < plan["steps"]:
-        batch = flow_batch(run.rng(), tokens, scenes, plan)
-        run.advance(flow_loss(run.net, *(b.to(args.device) for b in batch)))
+        run.advance(flow_loss, *flow_batch(run.rng(), tokens, scenes, plan))
         if run.step % args.measure == 0:
             say("flow step", run.step, "generated:", judge_flow(run.average, vae, 32, args.device, steps=12))
     say("flow done, generated:", judge_flow(run.average, vae, 192, args.device))

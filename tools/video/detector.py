@@ -91,9 +91,12 @@ def _motion(x, y, radius, time):
     return MOTIONS.index("spinning")
 
 
-def right(clip, scene):
-    """Which attributes of the scene the clip shows, and `all`: colour, shape and motion together."""
-    seen = detect(clip)
-    marks = {name: seen is not None and getattr(seen, name) == getattr(scene, name)
-             for name in ("colour", "motion", "shape", "size", "background")}
-    return {"all": marks["colour"] and marks["motion"] and marks["shape"], **marks}
+def marks(seen, scene):
+    """Which attributes of the scene were seen (None: nothing was), and `all`: colour, shape and motion together."""
+    each = {name: seen is not None and getattr(seen, name) == getattr(scene, name)
+            for name in ("colour", "motion", "shape", "size", "background")}
+    return {"all": each["colour"] and each["motion"] and each["shape"], **each}
+
+
+def mean_marks(marks):
+    return {name: float(np.mean([m[name] for m in marks])) for name in marks[0]}
