@@ -48,10 +48,13 @@ A clean first latent (from an image) stands in slot 0 with t = 0 for its tokens:
 """
 import argparse
 import copy
+import os
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +68,12 @@ from video import detector, shapes
 from video.nets import Flow, ThinVae, from_patches, sample, to_patches
 
 NAME = "folio-shapes-4m"
-GRID = (5, 4, 4)
+GRID, LATENT = (5, 4, 4), 16
 # Everything that was chosen. steps: the learning rate rises for `warm` steps, stays, and falls in a line over the last `cool` share.
 VAE = {"steps": 5000, "batch": 12, "frames": 9, "crop": 32, "muon": 0.02, "adam": 2e-3, "decay": 0.01, "warm": 50, "cool": 0.5,
        "noise": 0.05, "ema": 0.995, "seed": 1}
-BANK = {"clips": 8192, "shard": 256, "seed": 2}
-FLOW = {"steps": 6000, "batch": 64, "muon": 0.02, "adam": 2e-3, "decay": 0.02, "warm": 100, "cool": 0.4, "ema": 0.998, "seed": 3,
+BANK = {"clips": 16384, "shard": 256, "piece": 32, "seed": 2}
+FLOW = {"steps": 10000, "batch": 64, "muon": 0.02, "adam": 2e-3, "decay": 0.02, "warm": 100, "cool": 0.4, "ema": 0.998, "seed": 3,
         "no_caption": 0.1, "no_size": 0.15, "no_background": 0.15, "clean": 0.2}
 MODEL = {"words": len(shapes.WORDS), "text": shapes.TEXT, "grid": GRID, "channels": 64, "dim": 192, "layers": 6, "heads": 6, "wide": 480,
          "caption": 32, "mixers": ["log_linear", "mesa"] * 3, "reverse": [0, 0, 1, 1, 0, 0], "rounds": 10}
@@ -89,6 +92,21 @@ def say(*words):
 
 def table(marks):
     return " ".join(f"{name} {share:.3f}" for name, share in detector.mean_marks(marks).items())
+
+
+def ahead(draw, keys, processes):
+    """draw(key) of every key, in order; drawn by other processes while a GPU works, here if there are none."""
+    if not processes:
+        yield from map(draw, keys)
+        return
+    waiting = deque()
+    with ProcessPoolExecutor(processes) as pool:
+        for key in keys:
+            waiting.append(pool.submit(draw, key))
+            if len(waiting) > 2 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 class Training:
@@ -118,10 +136,6 @@ class Training:
                  "step": self.step, "smooth": self.smooth}
         replace(self.path, lambda path: torch.save(state, path))
         self.saved = time.time()
-
-    def rng(self):
-        """The same draws at the same step, however often the training was interrupted."""
-        return np.random.default_rng([self.plan["seed"], self.step])
 
     def advance(self, loss, *batch):
         """One step; loss(net, *batch), the mean over a batch, is taken of shares of it."""
@@ -159,17 +173,19 @@ class Training:
             now = time.time()
             say(f"{self.path.stem} step {self.step} loss {self.smooth:.4f} {20 * plan['batch'] / (now - self.shown):.1f} clips/s")
             self.shown = now
-        if time.time() - self.saved > self.args.save or self.step == plan["steps"] or self.args.stop:
+        over = self.args.stop or time.time() > self.args.end
+        if time.time() - self.saved > self.args.save or self.step == plan["steps"] or over:
             self.save()
-        if self.args.stop:
+        if over:
             sys.exit(0)
 
 
 # ---- stage vae
 
-def crops(rng, plan):
-    """[B, T, 3, h, w]: windows of clips that show at least a part of the shape."""
-    out = []
+def vae_batch(plan, step):
+    """Windows [B, T, 3, h, w] of clips that show at least a part of the shape, and noise for their latents. The same at the same step,
+    however often the training was interrupted."""
+    rng, out = np.random.default_rng([plan["seed"], step]), []
     for _ in range(plan["batch"]):
         clip = shapes.draw(rng, shapes.training_scene(rng))
         first = int(rng.integers(shapes.FRAMES - plan["frames"] + 1))
@@ -178,7 +194,8 @@ def crops(rng, plan):
                                         0, shapes.SIDE - plan["crop"]))
         top, left = corner(clip.y), corner(clip.x)
         out.append(clip.render(slice(first, first + plan["frames"]), slice(top, top + plan["crop"]), slice(left, left + plan["crop"])))
-    return torch.from_numpy(np.stack(out)).permute(0, 1, 4, 2, 3)
+    noise = rng.standard_normal((len(out), -(-plan["frames"] // 4), LATENT, plan["crop"] // 8, plan["crop"] // 8), np.float32)
+    return np.stack(out).transpose(0, 1, 4, 2, 3), noise
 
 
 def vae_loss(vae, video, noise):
@@ -189,37 +206,36 @@ def vae_loss(vae, video, noise):
     return off.abs().mean() + 8 * off.square().mean() + 0.25 * edges
 
 
-def clips(rng, count, scene=shapes.training_scene):
+def whole_clips(count, scene, seed):
+    """[B, T, 3, H, W] and their scenes."""
+    rng = np.random.default_rng(seed)
     made = [shapes.draw(rng, scene(rng)) for _ in range(count)]
-    return made, torch.from_numpy(np.stack([c.render() for c in made])).permute(0, 1, 4, 2, 3)
+    return np.stack([c.render() for c in made]).transpose(0, 1, 4, 2, 3), [c.scene for c in made]
 
 
 @torch.no_grad()
 def judge_vae(vae, count, device):
     """PSNR, and what the detector sees in reconstructions of clips that training has never seen."""
-    marks, errors, rng = [], [], np.random.default_rng(99)
-    for _ in range(count // 8):
-        made, video = clips(rng, 8, shapes.any_scene)
-        seen = vae.decode(vae.encode(video.to(device))).clamp(0, 1).cpu()
-        errors.append((seen - video).square().mean().item())
-        marks += [detector.marks(detector.detect(v.permute(0, 2, 3, 1).numpy()), c.scene) for v, c in zip(seen, made)]
+    marks, errors = [], []
+    for piece in range(count // 8):
+        video, scenes = whole_clips(8, shapes.any_scene, [99, piece])
+        seen = vae.decode(vae.encode(torch.from_numpy(video).to(device))).clamp(0, 1).cpu().numpy()
+        errors.append(np.square(seen - video).mean())
+        marks += [detector.marks(detector.detect(clip), scene) for clip, scene in zip(seen.transpose(0, 1, 3, 4, 2), scenes)]
     return f"{-10 * np.log10(np.mean(errors)):.2f} dB", table(marks)
 
 
 def train_vae(args):
     run = Training("vae", ThinVae(), VAE, lambda name, p: p.ndim == 4 and name not in ("encoder.0.weight", "decoder.22.weight"), args)
     say("vae:", ", ".join(f"{n} {sum(p.numel() for p in part.parameters()):,}" for n, part in run.net.named_children()), "parameters")
-    while run.step < VAE["steps"]:
-        rng = run.rng()
-        video = crops(rng, VAE)
-        noise = rng.standard_normal((len(video), -(-VAE["frames"] // 4), 16, VAE["crop"] // 8, VAE["crop"] // 8), np.float32)
-        run.advance(vae_loss, video, torch.from_numpy(noise))
+    for video, noise in ahead(partial(vae_batch, VAE), range(run.step, VAE["steps"]), args.processes):
+        run.advance(vae_loss, torch.from_numpy(video), torch.from_numpy(noise))
         if run.step % args.measure == 0:
             say("vae step", run.step, "of unseen clips: PSNR", *judge_vae(run.average, 48, args.device))
     if run.average.std.eq(1).all():
-        rng = np.random.default_rng(VAE["seed"])
+        pieces = (whole_clips(16, shapes.training_scene, [98, piece])[0] for piece in range(16))
         with torch.no_grad():
-            z = torch.cat([run.average.encode(clips(rng, 16)[1].to(args.device)) for _ in range(16)])
+            z = torch.cat([run.average.encode(torch.from_numpy(piece).to(args.device)) for piece in pieces])
         run.average.mean.copy_(z.mean((0, 1, 3, 4)))
         run.average.std.copy_(z.std((0, 1, 3, 4)))
         run.save()
@@ -237,27 +253,30 @@ def load_vae(args):
 
 def make_latents(args):
     """DIR/bank-NNN.npz: tokens [shard, N, C] f16, scenes [shard, 5] u8."""
-    vae = load_vae(args)
-    for number in range(BANK["clips"] // BANK["shard"]):
-        path = args.out / f"bank-{number:03d}.npz"
-        if path.exists():
-            continue
-        rng, tokens, scenes = np.random.default_rng([BANK["seed"], number]), [], []
-        while len(scenes) < BANK["shard"]:
-            made, video = clips(rng, 16)
-            tokens.append(to_patches(vae.normalise(vae.encode(video.to(args.device)))).cpu().numpy().astype(np.float16))
-            scenes += [[getattr(c.scene, name) for name in shapes.ATTRIBUTES] for c in made]
-        with open(path.with_name("bank.part"), "wb") as file:
-            np.savez(file, tokens=np.concatenate(tokens), scenes=np.array(scenes, np.uint8))
-        path.with_name("bank.part").replace(path)
-        if args.stop:
-            sys.exit(0)
-    say("latents:", BANK["clips"], "clips")
+    vae, pieces = load_vae(args), BANK["shard"] // BANK["piece"]
+    wanted = [n for n in range(BANK["clips"] // BANK["shard"]) if not (args.out / f"bank-{n:03d}.npz").exists()]
+    draw = partial(whole_clips, BANK["piece"], shapes.training_scene)
+    tokens, scenes = [], []
+    for video, shown in ahead(draw, [[BANK["seed"], n, piece] for n in wanted for piece in range(pieces)], args.processes):
+        with torch.no_grad():
+            latents = vae.normalise(vae.encode(torch.from_numpy(video).to(args.device)))
+        tokens.append(to_patches(latents).cpu().numpy().astype(np.float16))
+        scenes += [[getattr(scene, name) for name in shapes.ATTRIBUTES] for scene in shown]
+        if len(tokens) == pieces:
+            with open(args.out / "bank.part", "wb") as file:
+                np.savez(file, tokens=np.concatenate(tokens), scenes=np.array(scenes, np.uint8))
+            (args.out / "bank.part").replace(args.out / f"bank-{wanted.pop(0):03d}.npz")
+            tokens, scenes = [], []
+            if args.stop or time.time() > args.end:
+                sys.exit(0)
+    say(f"latents: {BANK['clips']:,} clips")
 
 
 # ---- stage flow
 
-def flow_batch(rng, tokens, scenes, plan):
+def flow_batch(plan, tokens, scenes, step):
+    """x, noise, times, words, which have a clean first latent."""
+    rng = np.random.default_rng([plan["seed"], step])
     pick = rng.integers(len(scenes), size=plan["batch"])
     words = []
     for i in pick:
@@ -303,7 +322,7 @@ def train_flow(args):
     run = Training("flow", Flow(**MODEL), plan, lambda name, p: p.ndim == 2 and any(part in name for part in hidden), args)
     say(f"flow: {sum(p.numel() for p in run.net.parameters()):,} parameters, {len(scenes):,} clips")
     while run.step < plan["steps"]:
-        run.advance(flow_loss, *flow_batch(run.rng(), tokens, scenes, plan))
+        run.advance(flow_loss, *flow_batch(plan, tokens, scenes, run.step))
         if run.step % args.measure == 0:
             say("flow step", run.step, "generated:", judge_flow(run.average, vae, 32, args.device, steps=12))
     say("flow done, generated:", judge_flow(run.average, vae, 192, args.device))
@@ -374,14 +393,18 @@ def arguments():
     p.add_argument("--clips", type=int, default=BANK["clips"], help=f"clips in the bank of latents, default {BANK['clips']}")
     p.add_argument("--measure", type=int, default=250, help="steps between two looks at what has been learned, default 250")
     p.add_argument("--save", type=float, default=90, help="seconds between checkpoints, default 90")
+    p.add_argument("--minutes", type=float, default=1e9, help="save and end after so many; the same command goes on from there")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--threads", type=int, default=2)
-    return p.parse_args()
+    p.add_argument("--threads", type=int, default=2, help="of a CPU; default 2")
+    args = p.parse_args()
+    args.processes = 0 if args.device == "cpu" else min(8, os.cpu_count())  # that draw clips for a GPU
+    args.end, args.stop = time.time() + 60 * args.minutes, False
+    return args
 
 
 def main():
     args = arguments()
-    VAE["steps"], FLOW["steps"], BANK["clips"], args.stop = args.vae_steps, args.flow_steps, args.clips, False
+    VAE["steps"], FLOW["steps"], BANK["clips"] = args.vae_steps, args.flow_steps, args.clips
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -140,6 +140,8 @@ def main():
     asked, seen = scenes(args.count), []
     if args.prompts:
         return print("\n".join(shapes.caption(s) for s in asked))
+    if not args.clips and not (args.videogen and args.model):
+        p.error("give --videogen and -m, --clips or --prompts")
     found = sorted(args.clips.iterdir()) if args.clips else []
     if args.clips and len(found) != len(asked):
         sys.exit(f"score.py: {args.clips} holds {len(found)} clips, and there are {len(asked)} prompts; --count says how many to take")
