@@ -23,7 +23,7 @@ class Muon(torch.optim.Optimizer):
             update = orthogonal(grads.lerp(mean, group["momentum"]))  # Nesterov
             scale = max(1, grads.shape[1] / grads.shape[2]) ** 0.5
             for p, u in zip(group["params"], update):
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u.view(p.shape), alpha=group["lr"] * scale)
+                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u.reshape(p.shape), alpha=group["lr"] * scale)
 
 
 def orthogonal(g):  # [N,rows,cols] -> the same singular vectors, all singular values near 1

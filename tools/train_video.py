@@ -5,14 +5,15 @@
     python tools/train_video.py all --out DIR        vae, latents, flow, export: each goes on where it stopped
 
 One file holds both. Metadata of DIR/NAME.folio:
-    arch "video_dit" · name · vae.latent 16 (z) · vae.patch 1 · vae.time [1, 2, 2] · vae.pad "front" · vae.spatial 8
-    video.frames 17 · video.height 64 · video.width 64 · video.fps 8 · video.grid [5, 4, 4] (time, rows, columns of tokens)
-    video.patch 2 · video.dim d · video.layers n · video.heads H · video.ffn m · video.text L (words of a caption, 12)
-    video.caption 32 (width of a word in the caption's summary) · video.words (texts: word i has index i; 0 fills up, 1 is "no caption")
-    video.mixers (n texts, "log_linear" or "mesa") · video.reverse (n integers: 1 scans the video tokens backwards) · video.levels 8
-    video.steps, video.cfg, video.shift: what was tuned for it
-VAE: encoder.I.*, decoder.I.* in TAEHV's layout, convolutions as [taps, Cin, Cout]; a memory block's first convolution has 2·9 taps,
-the past frame's first. pad "front": three copies of frame 0 stand before it, so that latent t covers frames 4t-3 .. 4t.
+    arch "video_dit" · name · vae.*: as the converter writes for TAEHV's layout, with vae.pad "front": three copies of frame 0 stand
+    before it, so that latent t covers frames 4t-3 .. 4t · video.grid [5, 4, 4] (time, rows, columns of tokens)
+    video.frames 17 · video.height 64 · video.width 64 · video.fps 8 · video.patch 2 · video.dim d · video.layers n · video.heads H
+    video.ffn m · video.text L (words of a caption, 12) · video.caption 32 (width of a word in the caption's summary)
+    video.words (texts: word i has index i; 0 fills up, 1 is "no caption")
+    video.mixers (n texts, "log_linear" or "mesa")
+    video.reverse (n integers: 1 scans the video tokens backwards) · video.levels 8
+    video.steps, video.cfg, video.shift: what to sample with
+VAE: encoder.I.*, decoder.I.* in TAEHV's layout (models/thin_vae.h).
 
 Flow model v(x, t, words). D = d/H = 32; N = 80 video tokens, T = L + N; C = z·patch² = 64. Linear layers are [out, in].
     flow.mean, flow.std [z]             x = (latent - mean) / std, per channel; the model lives in x
@@ -33,7 +34,8 @@ Flow model v(x, t, words). D = d/H = 32; N = 80 video tokens, T = L + N; C = z·
         flow.layer.I.mix.in.weight [4d, d]: rows of q, k, v, z, head after head   q, k = x / |x| of SiLU(q), SiLU(k), per head
         flow.layer.I.mix.gates.weight [2H (+ H·levels), d] (+ .bias): rows a [H], b [H], l [H·levels]
             log decay g = -softplus(a), write strength β = sigmoid(b), level weights λ = softplus(l) (log_linear)
-        log_linear: o_t = Σ_{s≤t} λ_t[level(t, s)] e^(g_{s+1} + … + g_t) β_s (q_t·k_s) v_s   = ops/log_linear.h of β ⊙ v, no beta there
+        log_linear: o_t = Σ_{s≤t} λ_t[level(t, s)] e^(g_{s+1} + … + g_t) β_s (q_t·k_s) v_s
+                    (ops/log_linear.h of β ⊙ v, without its beta)
         mesa:       ops/mesa.h with Λ = flow.layer.I.mix.ridge [H, D] (stored as it is used), solved exactly
         out: flow.layer.I.mix.norm.weight [D] ⊙ o/√(mean o² + 1e-5) per head, ⊙ SiLU(z), flow.layer.I.mix.out.weight [d, d]
     ffn of layer I
@@ -48,6 +50,7 @@ A clean first latent (from an image) stands in slot 0 with t = 0 for its tokens:
 """
 import argparse
 import copy
+import multiprocessing
 import os
 import signal
 import sys
@@ -62,21 +65,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from folio import format, quant
+from folio import format, from_vae, quant
+from folio.stored import Stored
 from muon import Muon
-from video import detector, shapes
+from video import card, detector, score, shapes
 from video.nets import Flow, ThinVae, from_patches, sample, to_patches
 
 NAME = "folio-shapes-4m"
 GRID, LATENT = (5, 4, 4), 16
 # Everything that was chosen. steps: the learning rate rises for `warm` steps, stays, and falls in a line over the last `cool` share.
-VAE = {"steps": 5000, "batch": 12, "frames": 9, "crop": 32, "muon": 0.02, "adam": 2e-3, "decay": 0.01, "warm": 50, "cool": 0.5,
-       "noise": 0.05, "ema": 0.995, "seed": 1}
+VAE = {"encoder": 24, "decoder": (64, 48, 24, 16), "steps": 5000, "batch": 12, "frames": 9, "crop": 32, "muon": 0.02, "adam": 2e-3,
+       "decay": 0.01, "warm": 50, "cool": 0.5, "noise": 0.05, "ema": 0.995, "seed": 1}
 BANK = {"clips": 16384, "shard": 256, "piece": 32, "seed": 2}
 FLOW = {"steps": 10000, "batch": 64, "muon": 0.02, "adam": 2e-3, "decay": 0.02, "warm": 100, "cool": 0.4, "ema": 0.998, "seed": 3,
         "no_caption": 0.1, "no_size": 0.15, "no_background": 0.15, "clean": 0.2}
+LEVELS = (shapes.TEXT + GRID[0] * GRID[1] * GRID[2] - 1).bit_length() + 1
 MODEL = {"words": len(shapes.WORDS), "text": shapes.TEXT, "grid": GRID, "channels": 64, "dim": 192, "layers": 6, "heads": 6, "wide": 480,
          "caption": 32, "mixers": ["log_linear", "mesa"] * 3, "reverse": [0, 0, 1, 1, 0, 0], "rounds": 10}
+JUDGE = {"vae": 160, "flow": 192, "often": 32, "card": 200, "scale": 256}  # clips to look at; scale: for mean and deviation of latents
 SAMPLER = {"steps": 24, "cfg": 3.0, "shift": 1.0}
 
 
@@ -100,7 +106,7 @@ def ahead(draw, keys, processes):
         yield from map(draw, keys)
         return
     waiting = deque()
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:  # a fork would share CUDA
         for key in keys:
             waiting.append(pool.submit(draw, key))
             if len(waiting) > 2 * processes:
@@ -217,34 +223,38 @@ def whole_clips(count, scene, seed):
 def judge_vae(vae, count, device):
     """PSNR, and what the detector sees in reconstructions of clips that training has never seen."""
     marks, errors = [], []
-    for piece in range(count // 8):
-        video, scenes = whole_clips(8, shapes.any_scene, [99, piece])
+    for first in range(0, count, 8):
+        video, scenes = whole_clips(min(8, count - first), shapes.any_scene, [99, first])
         seen = vae.decode(vae.encode(torch.from_numpy(video).to(device))).clamp(0, 1).cpu().numpy()
         errors.append(np.square(seen - video).mean())
         marks += [detector.marks(detector.detect(clip), scene) for clip, scene in zip(seen.transpose(0, 1, 3, 4, 2), scenes)]
     return f"{-10 * np.log10(np.mean(errors)):.2f} dB", table(marks)
 
 
+def new_vae():
+    return ThinVae(VAE["encoder"], VAE["decoder"], LATENT)
+
+
 def train_vae(args):
-    run = Training("vae", ThinVae(), VAE, lambda name, p: p.ndim == 4 and name not in ("encoder.0.weight", "decoder.22.weight"), args)
+    run = Training("vae", new_vae(), VAE, lambda name, p: p.ndim == 4 and name not in ("encoder.0.weight", "decoder.22.weight"), args)
     say("vae:", ", ".join(f"{n} {sum(p.numel() for p in part.parameters()):,}" for n, part in run.net.named_children()), "parameters")
     for video, noise in ahead(partial(vae_batch, VAE), range(run.step, VAE["steps"]), args.processes):
         run.advance(vae_loss, torch.from_numpy(video), torch.from_numpy(noise))
         if run.step % args.measure == 0:
-            say("vae step", run.step, "of unseen clips: PSNR", *judge_vae(run.average, 48, args.device))
+            say("vae step", run.step, "of unseen clips: PSNR", *judge_vae(run.average, JUDGE["often"], args.device))
     if run.average.std.eq(1).all():
-        pieces = (whole_clips(16, shapes.training_scene, [98, piece])[0] for piece in range(16))
+        pieces = (whole_clips(min(8, JUDGE["scale"]), shapes.training_scene, [98, first])[0] for first in range(0, JUDGE["scale"], 8))
         with torch.no_grad():
             z = torch.cat([run.average.encode(torch.from_numpy(piece).to(args.device)) for piece in pieces])
         run.average.mean.copy_(z.mean((0, 1, 3, 4)))
         run.average.std.copy_(z.std((0, 1, 3, 4)))
         run.save()
-        say("vae done, of unseen clips: PSNR", *judge_vae(run.average, 160, args.device))
+        say("vae done, of unseen clips: PSNR", *judge_vae(run.average, JUDGE["vae"], args.device))
     return run.average
 
 
 def load_vae(args):
-    vae = ThinVae()
+    vae = new_vae()
     vae.load_state_dict(torch.load(args.out / "vae.pt", map_location="cpu", weights_only=True)["average"])
     return vae.requires_grad_(False).to(args.device)
 
@@ -324,86 +334,93 @@ def train_flow(args):
     while run.step < plan["steps"]:
         run.advance(flow_loss, *flow_batch(plan, tokens, scenes, run.step))
         if run.step % args.measure == 0:
-            say("flow step", run.step, "generated:", judge_flow(run.average, vae, 32, args.device, steps=12))
-    say("flow done, generated:", judge_flow(run.average, vae, 192, args.device))
+            say("flow step", run.step, "generated:", judge_flow(run.average, vae, JUDGE["often"], args.device, steps=12))
+    say("flow done, generated:", judge_flow(run.average, vae, JUDGE["flow"], args.device))
 
 
 # ---- stage export
 
-def taps(weight):
-    """A convolution's [O, I, kh, kw] as [kh·kw, I, O]."""
-    return weight.flatten(2).permute(2, 1, 0)
+NAMES = (("layers.", "layer."), ("mix.parts.", "mix."), ("mix.norm", "mix.norm.weight"), ("into.", "in."),
+         ("caption_embed.", "caption.embed."), ("_position", ".position"), ("modulate_out", "modulate.out"))  # ours here, and in the file
 
 
-def folio_tensors(vae, flow):
-    """name -> (f32 tensor, whether it is a matrix or convolution)"""
-    out = {}
-    for name, w in vae.state_dict().items():
-        if name in ("mean", "std"):
-            out[f"flow.{name}"] = w, False
-        elif w.ndim == 1:
-            out[name] = w, False
-        elif name.endswith("conv.0.weight"):  # the past frame's taps, then the current's
-            now, past = w.chunk(2, dim=1)
-            out[name] = torch.cat([taps(past), taps(now)]), True
-        else:
-            out[name] = taps(w), True
+def vae_tensors(vae):
+    """Its metadata and {name: (format, f32 array)}, laid out as the converter lays out TAEHV."""
+    plain = {name: w.contiguous().numpy() for name, w in vae.state_dict().items() if name not in ("mean", "std")}
+    stored = {name: Stored("f32", w.shape, w.view(np.uint8).reshape(-1), name) for name, w in plain.items()}
+    described, out = from_vae.describe(NAME, stored, "front"), {}
+    for want in described.wanted():
+        laid = want.lay(stored[want.name]) if want.lay else stored[want.name]
+        out[want.name] = "f16" if want.matrix else "f32", laid.floats(0, laid.rows).reshape(laid.shape)
+    return described.metadata(), out
+
+
+def flow_tensors(vae, flow):
+    out = {f"flow.{name}": ("f32", getattr(vae, name).numpy()) for name in ("mean", "std")}
     for name, w in flow.state_dict().items():
-        for ours, theirs in (("layers.", "layer."), ("mix.parts.", "mix."), ("mix.norm", "mix.norm.weight"), ("into.", "in."),
-                             ("embed.", "embed."), ("caption_embed.", "caption.embed."), ("text_position", "text.position"),
-                             ("video_position", "video.position"), ("modulate_out", "modulate.out")):
-            name = name.replace(ours, theirs)
-        name = "modulate.table" if name == "table" else name
+        matrix = w.ndim == 2 and name.endswith("weight")
+        for here, there in NAMES:
+            name = name.replace(here, there)
         if name.endswith("ridge"):
             w = F.softplus(w) + 0.25
         if w.ndim == 4:  # depthwise
             w = w.flatten(1).T
-        out["flow." + name] = w, w.ndim == 2 and name.endswith("weight")
+        out["flow." + ("modulate.table" if name == "table" else name)] = "f16" if matrix else "f32", w.contiguous().numpy()
     return out
 
 
 def metadata():
-    return {"arch": "video_dit", "name": NAME, "vae.latent": 16, "vae.patch": 1, "vae.time": [1, 2, 2], "vae.pad": "front", "vae.spatial": 8,
-            "video.frames": shapes.FRAMES, "video.height": shapes.SIDE, "video.width": shapes.SIDE, "video.fps": 8, "video.grid": list(GRID),
-            "video.patch": 2, "video.dim": MODEL["dim"], "video.layers": MODEL["layers"], "video.heads": MODEL["heads"],
-            "video.ffn": MODEL["wide"], "video.text": shapes.TEXT, "video.caption": MODEL["caption"], "video.words": list(shapes.WORDS),
-            "video.mixers": MODEL["mixers"], "video.reverse": MODEL["reverse"], "video.levels": 8,
+    return {"arch": "video_dit", "name": NAME, "video.frames": shapes.FRAMES, "video.height": shapes.SIDE, "video.width": shapes.SIDE,
+            "video.fps": 8, "video.grid": list(GRID), "video.patch": 2, "video.dim": MODEL["dim"], "video.layers": MODEL["layers"],
+            "video.heads": MODEL["heads"], "video.ffn": MODEL["wide"], "video.text": shapes.TEXT, "video.caption": MODEL["caption"],
+            "video.words": list(shapes.WORDS), "video.mixers": MODEL["mixers"], "video.reverse": MODEL["reverse"], "video.levels": LEVELS,
             "video.steps": SAMPLER["steps"], "video.cfg": SAMPLER["cfg"], "video.shift": SAMPLER["shift"]}
 
 
 def export(args):
+    """DIR/NAME.folio: matrices and convolutions in f16, the rest in f32."""
     vae, flow = load_vae(args).cpu(), Flow(**MODEL)
     flow.load_state_dict(torch.load(args.out / "flow.pt", map_location="cpu", weights_only=True)["average"])
-    tensors = folio_tensors(vae, flow)
-    entries = [format.Entry(name, "f16" if matrix else "f32", tuple(w.shape)) for name, (w, matrix) in tensors.items()]
-    raw = lambda e: [quant.from_float(e.format, tensors[e.name][0].contiguous().numpy())]
-    size = format.write(args.out / f"{NAME}.folio", metadata(), entries, raw)
+    described, tensors = vae_tensors(vae)
+    parameters = {"VAE": sum(p.numel() for p in vae.parameters()), "flow model": sum(p.numel() for p in flow.parameters())}
+    tensors |= flow_tensors(vae, flow)
+    entries = [format.Entry(name, kind, w.shape) for name, (kind, w) in tensors.items()]
+    data = lambda e: [quant.from_float(e.format, tensors[e.name][1])]
+    size = format.write(args.out / f"{NAME}.folio", described | metadata(), entries, data)
     say(f"{args.out / NAME}.folio: {size:,} bytes")
+    steps = {name: torch.load(args.out / f"{name}.pt", map_location="cpu", weights_only=True)["step"] for name in ("vae", "flow")}
+    asked, seen = score.scenes(JUDGE["card"]), []
+    for first in range(0, len(asked), 32):
+        made = generate(flow.to(args.device), vae.to(args.device), asked[first:first + 32], args.device, first)
+        seen += [detector.detect(clip) for clip in made]
+    text = card.card(NAME, size, parameters, (VAE, BANK, FLOW, SAMPLER), steps, judge_vae(vae, JUDGE["vae"], args.device),
+                     score.report(asked, seen))
+    replace(args.out / f"{NAME}.md", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 STAGES = {"vae": train_vae, "latents": make_latents, "flow": train_flow, "export": export}
 
 
-def arguments():
+def arguments(argv):
     p = argparse.ArgumentParser(description="Trains Folio's small video model; see the head of this file.")
     p.add_argument("stage", choices=[*STAGES, "all"])
     p.add_argument("--out", type=Path, required=True, help="folder of checkpoints, latents and the result")
-    p.add_argument("--vae-steps", type=int, default=VAE["steps"], help=f"default {VAE['steps']}")
-    p.add_argument("--flow-steps", type=int, default=FLOW["steps"], help=f"default {FLOW['steps']}")
-    p.add_argument("--clips", type=int, default=BANK["clips"], help=f"clips in the bank of latents, default {BANK['clips']}")
+    p.add_argument("--vae-steps", type=int, default=VAE["steps"], help="default %(default)s")
+    p.add_argument("--flow-steps", type=int, default=FLOW["steps"], help="default %(default)s")
+    p.add_argument("--clips", type=int, default=BANK["clips"], help="clips in the bank of latents, default %(default)s")
     p.add_argument("--measure", type=int, default=250, help="steps between two looks at what has been learned, default 250")
     p.add_argument("--save", type=float, default=90, help="seconds between checkpoints, default 90")
     p.add_argument("--minutes", type=float, default=1e9, help="save and end after so many; the same command goes on from there")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--threads", type=int, default=2, help="of a CPU; default 2")
-    args = p.parse_args()
+    args = p.parse_args(argv)
     args.processes = 0 if args.device == "cpu" else min(8, os.cpu_count())  # that draw clips for a GPU
     args.end, args.stop = time.time() + 60 * args.minutes, False
     return args
 
 
-def main():
-    args = arguments()
+def main(argv=None):
+    args = arguments(argv)
     VAE["steps"], FLOW["steps"], BANK["clips"] = args.vae_steps, args.flow_steps, args.clips
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)

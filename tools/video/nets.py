@@ -119,7 +119,7 @@ class Act(nn.Module):
 
 
 class ThinVae(nn.Module):
-    def __init__(self, encoder=24, decoder=(64, 48, 24, 16), latent=16):
+    def __init__(self, encoder, decoder, latent):
         super().__init__()
         relu = lambda: Act(F.relu)
         parts = [conv(3, encoder), relu()]
