@@ -4,6 +4,8 @@
 
     python tools/train_video.py all --out DIR        vae, latents, flow, export: each goes on where it stopped
 
+Needs torch >= 2.4 and what tools/requirements.txt lists. On two CPU cores it takes hours; a GPU is used when there is one.
+
 One file holds both. Metadata of DIR/NAME.folio:
     arch "video_dit" · name · vae.*: as the converter writes for TAEHV's layout, with vae.pad "front": three copies of frame 0 stand
     before it, so that latent t covers frames 4t-3 .. 4t · video.grid [5, 4, 4] (time, rows, columns of tokens)

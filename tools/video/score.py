@@ -104,7 +104,7 @@ def read_clip(path):
 
 def run(command, model, prompt, seed, more):
     """A clip by videogen, raw frames through its standard output."""
-    line = [*shlex.split(command), "-m", str(model), "--prompt", prompt, "--seed", str(seed), "-o", "-", *more]
+    line = [*shlex.split(command), "-m", str(model), "--prompt", prompt, "--seed", str(seed), "-o", "-", "-q", *more]
     done = subprocess.run(line, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         sys.exit(f"score.py: {shlex.join(line)} ended with {done.returncode}")
