@@ -120,7 +120,8 @@ def report(asked, seen):
     rows = {f"{name} ({len(which)})": detector.mean_marks([detector.marks(seen[i], asked[i]) for i in which])
             for name, which in kinds.items() if len(which)}
     others = [detector.marks(s, a) for i, s in enumerate(seen) for j, a in enumerate(asked) if i != j]
-    rows["control: others' prompts"] = detector.mean_marks(others)
+    if others:
+        rows["control: others' prompts"] = detector.mean_marks(others)
     names = list(next(iter(rows.values())))
     lines = ["| prompts | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
     lines += [f"| {row} | " + " | ".join(f"{100 * marks[n]:.1f}%" for n in names) + " |" for row, marks in rows.items()]
