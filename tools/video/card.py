@@ -46,7 +46,7 @@ shape together. `python tools/video/score.py --videogen build/videogen -m FILE` 
 def card(name, size, parameters, plans, steps, vae, table):
     """Markdown. plans: VAE, BANK, FLOW and SAMPLER of the trainer; steps taken by "vae" and "flow"; vae: what its judge said."""
     plan, bank, flow, sampler = plans
-    one_of = lambda words: "|".join(words)
+    one_of = lambda words: "/".join(words)
     triples = len(shapes.COLOURS) * len(shapes.SHAPES) * len(shapes.MOTIONS)
     return TEXT.format(
         name=name, words=len(shapes.WORDS) - 2, vae=parameters["VAE"], flow=parameters["flow model"], bytes=size, frames=shapes.FRAMES,
