@@ -43,6 +43,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 
+from muon import Muon
+
 EOT = "<|endoftext|>"
 SHAKESPEARE = "tinyshakespeare.txt"
 BOOKS = [f"gutenberg_{name}_body.txt" for name in ("2600_war_and_peace", "1661_sherlock_holmes", "11_alice")]
@@ -174,39 +176,6 @@ class Llama(nn.Module):
             x = layer(x, cos, sin)
         logits = F.linear(self.model.norm(x), self.model.embed_tokens.weight)  # [B,T,V]
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum, then each matrix's update made orthogonal by five Newton-Schulz steps.
-
-    kellerjordan.github.io/posts/muon; matrices of one shape are orthogonalised together as one batch."""
-
-    def __init__(self, matrices, lr, momentum, weight_decay):
-        groups = [{"params": [p for p in matrices if p.shape == s]} for s in dict.fromkeys(p.shape for p in matrices)]
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            grads = torch.stack([p.grad for p in group["params"]])  # [N,rows,cols]
-            first = self.state[group["params"][0]]
-            if not first:
-                first["mean"] = torch.zeros_like(grads)
-            mean = first["mean"].lerp_(grads, 1 - group["momentum"])
-            update = orthogonal(grads.lerp(mean, group["momentum"]))  # Nesterov
-            scale = max(1, grads.shape[1] / grads.shape[2]) ** 0.5
-            for p, u in zip(group["params"], update):
-                p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(u, alpha=group["lr"] * scale)
-
-
-def orthogonal(g):  # [N,rows,cols] -> the same singular vectors, all singular values near 1
-    tall = g.shape[1] > g.shape[2]
-    x = g.transpose(1, 2) if tall else g
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        s = x @ x.transpose(1, 2)
-        x = 3.4445 * x + (-4.7750 * s + 2.0315 * s @ s) @ x  # the post's quintic
-    return x.transpose(1, 2) if tall else x
 
 
 def optimisers(net):
