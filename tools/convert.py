@@ -16,7 +16,9 @@ SRC is one of
                         be float8_e4m3fn with scales
   FILE.bin              llama2.c, versions 0, 1 and 2
   FILE.json             minGPT, tensors in base64
-  FILE.pt, FILE.pth     a state dict; needs torch, and config.json beside it unless it is llama2.c's
+  FILE.pt, FILE.pth     a state dict; with config.json beside it unless it is llama2.c's or an autoencoder's
+  FILE.safetensors      a thin video autoencoder: TAEHV, TAEW2.1, TAEW2.2 and their kin, told by the shapes of their tensors
+  ENCODER DECODER       of TAESD, TAEF2 and their kin, .safetensors or .pth; or the folder that holds them
   FILE.folio            made from a GGUF file, with -o FILE.gguf: the way back
 
 examples
@@ -24,6 +26,8 @@ examples
   convert.py model-Q8_0.gguf -o model.folio                 q8_0 stays, bit for bit
   convert.py Qwen3-0.6B/ --type q8_0 -o qwen3.folio
   convert.py model.folio -o model.gguf                      what came from GGUF goes back
+  convert.py taew2_1.safetensors -o wan.folio               decodes the latents of Wan 2.1
+  convert.py taef2_encoder.pth taef2_decoder.pth -o taef2.folio
 """
 
 
@@ -36,11 +40,14 @@ def arguments(argv):
     p = Parser(prog="convert.py", description=__doc__.split(" See")[0], epilog=EXAMPLES,
                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("source", metavar="SRC", help="file or folder, see below")
+    p.add_argument("further", metavar="SRC", nargs="?", help="the other half of an autoencoder")
     p.add_argument("-o", "--out", required=True, metavar="OUT", help="OUT.folio (OUT.gguf on the way back)")
     p.add_argument("--type", choices=["f32", "f16", "bf16", "q8_0", "q4_0", "f8_e4m3"],
                    help="convert the matrices to this format; without it each keeps its own")
     p.add_argument("--tokenizer", metavar="FILE", help="tokenizer.json, tokenizer.model, vocab.json (merges.txt beside it), "
                    "llama2.c's tok*.bin, a .gguf or a folder that holds one of them")
+    p.add_argument("--vae", choices=["plain", "cogvideox", "front"], help="how an autoencoder counts frames, where its file's name does not say: "
+                   "cogvideox keeps the first three of an even number of latents, front pads clips in front")
     p.add_argument("--name", help="the model's name, instead of the source's own")
     p.add_argument("--quiet", action="store_true", help="no progress, no table")
     return p.parse_args(argv)
@@ -53,10 +60,10 @@ def run(args):
     if sources.is_folio(args.source):
         if not args.out.endswith(".gguf"):
             raise ConvertError(f"'{args.source}' is a .folio already; -o FILE.gguf takes it back")
-        if args.type or args.tokenizer or args.name:
-            raise ConvertError("the way back takes no --type, --tokenizer or --name")
+        if args.type or args.tokenizer or args.name or args.vae or args.further:
+            raise ConvertError("the way back takes no --type, --tokenizer, --name, --vae or second source")
         return to_gguf.convert(args.source, args.out, args.quiet)
-    model = sources.load(args.source, args.tokenizer)
+    model = sources.load(args.source, args.tokenizer, args.further, args.vae, args.name)
     if model.decoder:
         model.decoder.name = args.name or model.decoder.name or sources.stem(args.source)
     return assemble.convert(model, args.out, args.type, args.quiet)

@@ -42,21 +42,39 @@ class Block {
   int64_t bytes_ = 0;
 };
 
+// Memory of which nothing is expected from one run to the next. A program's block serves those compiled after it that want no more.
+struct Shared {
+  std::weak_ptr<const Block> temporaries, scratch;
+  static std::shared_ptr<const Block> take(std::weak_ptr<const Block>& last, int64_t bytes) {
+    std::shared_ptr<const Block> block = last.lock();
+    if (!block || block->bytes() < bytes) last = block = std::make_shared<const Block>(bytes);
+    return block;
+  }
+};
+
+// Are all values given, or gone when a run is over?
+bool all_temporary(const Graph& graph) {
+  for (const Value& value : graph.values())
+    if (value.life == Life::input || value.life == Life::output) return false;
+  return true;
+}
+
 class CpuProgram final : public Program {
  public:
-  CpuProgram(std::unique_ptr<Graph> graph, ThreadPool& pool, bool by_reference) : graph_(std::move(graph)), pool_(pool) {
+  CpuProgram(std::unique_ptr<Graph> graph, ThreadPool& pool, Shared& shared, bool by_reference) : graph_(std::move(graph)), pool_(pool) {
     plan_ = make_plan(*graph_);
-    arena_ = Block(plan_.arena);
-    place(*graph_, plan_, arena_.data());
+    arena_ = all_temporary(*graph_) ? Shared::take(shared.temporaries, plan_.arena) : std::make_shared<const Block>(plan_.arena);
+    place(*graph_, plan_, arena_->data());
     int64_t scratch = 0;
     for (const auto& node : graph_->nodes()) {
       const CpuLauncher& launcher = cpu_launcher(node->name());
       launches_.push_back({by_reference ? launcher.reference : launcher.run, node->op()});
       if (!by_reference) scratch = std::max(scratch, launcher.scratch(node->op(), pool.size()));
     }
-    scratch_ = Block(scratch);
+    scratch_ = Shared::take(shared.scratch, scratch);
+    scratch_bytes_ = scratch;
     all_ = [this](Worker w) {
-      w.scratch = scratch_.data();
+      w.scratch = scratch_->data();
       for (const Launch& launch : launches_) {
         launch.run(launch.op, w);
         w.barrier();
@@ -68,7 +86,7 @@ class CpuProgram final : public Program {
   void run() override { pool_.run(all_); }
   void trace(const std::function<void(const TracedNode&)>& after) override;
   const Graph& graph() const override { return *graph_; }
-  int64_t arena_bytes() const override { return arena_.bytes() + scratch_.bytes(); }
+  int64_t arena_bytes() const override { return plan_.arena + scratch_bytes_; }
 
  private:
   struct Launch {
@@ -80,13 +98,14 @@ class CpuProgram final : public Program {
     check(v >= 0 && graph_->values()[size_t(v)].life == life, "program: no ", life == Life::input ? "input" : "output", " '", name, "'");
     Tensor t = graph_->values()[size_t(v)].whole;
     t.graph = nullptr;
-    t.data = arena_.data() + plan_.place[size_t(v)];
+    t.data = arena_->data() + plan_.place[size_t(v)];
     return t;
   }
   std::unique_ptr<Graph> graph_;
   ThreadPool& pool_;
   Plan plan_;
-  Block arena_, scratch_;
+  std::shared_ptr<const Block> arena_, scratch_;
+  int64_t scratch_bytes_ = 0;
   std::vector<Launch> launches_;
   std::function<void(Worker)> all_;
 };
@@ -103,7 +122,7 @@ class Outputs final : public Visitor {
 void CpuProgram::trace(const std::function<void(const TracedNode&)>& after) {
   for (size_t i = 0; i < launches_.size(); ++i) {
     pool_.run([&](Worker w) {
-      w.scratch = scratch_.data();
+      w.scratch = scratch_->data();
       launches_[i].run(launches_[i].op, w);
     });
     Outputs outputs;
@@ -125,11 +144,12 @@ class Cpu final : public Device {
   void upload(std::byte* to, const void* from, int64_t bytes) override { std::memcpy(to, from, size_t(bytes)); }
   void download(void* to, const std::byte* from, int64_t bytes) override { std::memcpy(to, from, size_t(bytes)); }
   std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph) override {
-    return std::make_unique<CpuProgram>(std::move(graph), pool_, by_reference_);
+    return std::make_unique<CpuProgram>(std::move(graph), pool_, shared_, by_reference_);
   }
 
  private:
   ThreadPool pool_;
+  Shared shared_;
   bool by_reference_;
 };
 

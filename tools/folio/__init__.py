@@ -2,6 +2,8 @@
 """What tools/convert.py is made of: readers of other people's checkpoints, one description of a decoder, one writer.
 
     from_llama2c, from_gguf, from_hf, from_mingpt   a source: its decoder, its tensors, its vocabulary
+    from_vae                                        autoencoders of images and clips
+    torch_zip                                       .pth files without PyTorch
     float8                                          e4m3 tensors of a checkpoint and their scales
     vocabulary, vocabulary_*                        tokenizers of every kind, bent into one form
     decoder                                         metadata and tensors of models/decoder.h

@@ -6,7 +6,7 @@ tensor is named. Bytes whose format stays are copied, never decoded, so q8_0 and
 """
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -110,6 +110,9 @@ def _pieces(model, kind, marks):
             pieces.append(Piece(Entry(want.name, "f32", want.shape), _made(model, want, used)))
             continue
         parts = [_resolve(model, part, used) for part in want.parts]
+        if want.lay:
+            stored = want.lay(model.tensors[want.parts[0].name])
+            want, parts = replace(want, shape=stored.shape), [(stored, 0, stored.rows)]
         pieces.append(Piece(Entry(want.name, _format(model, want, parts, kind, marks), want.shape), parts))
     for name in model.carried:
         used.add(name)
@@ -153,7 +156,7 @@ def convert(model, out, kind=None, quiet=False):
     if model.decoder:
         metadata = model.decoder.check().metadata()
         pieces = _pieces(model, kind, marks)
-        if not model.vocabulary:
+        if not model.vocabulary and getattr(model.decoder, "text", True):
             model.notes.append("no tokenizer: give one with --tokenizer, or run on token ids alone")
     elif model.vocabulary:
         metadata = {"arch": "vocab"}

@@ -113,6 +113,7 @@ class Wanted:
     parts: list
     matrix: bool = True  # false: a norm, a bias or positions, kept in f32
     make: object = None  # of something small: a function of the parts as float32 arrays that gives the tensor
+    lay: object = None   # of one part that keeps its numbers and not its shape: a function of the Stored that gives another
 
 
 class _List:

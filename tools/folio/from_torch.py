@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""State dicts of PyTorch (.pt, .pth, pytorch_model*.bin). The only reader that needs torch, which is not in requirements.txt.
+"""State dicts of PyTorch (.pt, .pth, pytorch_model*.bin), read by torch where it is installed, else by torch_zip.py.
 
 Told apart by what they hold: llama2.c's checkpoints carry their own model_args; any other needs config.json beside it.
 """
 import json
 import os
 
-from . import ConvertError, from_llama2c
+from . import ConvertError, from_llama2c, torch_zip
 from .assemble import Model
 from .decoder import Decoder
 from .stored import Stored
@@ -18,7 +18,10 @@ def _load(path):
     try:
         import torch
     except ImportError:
-        raise ConvertError(f"'{path}' needs PyTorch to be read (pip install torch), or save it as safetensors") from None
+        state = torch_zip.read(path)
+        if state is None:
+            raise ConvertError(f"'{path}' is of PyTorch before 1.6 and needs it to be read (pip install torch), or save it as safetensors") from None
+        return state
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # unpickling fails in many ways, all of them the file's fault
@@ -26,11 +29,14 @@ def _load(path):
 
 
 def _tensors(path, state, skip):
-    import torch
     out = {}
     for name, value in state.items():
-        if skip(name) or not isinstance(value, torch.Tensor):
+        if skip(name) or not hasattr(value, "shape"):
             continue
+        if isinstance(value, Stored):
+            out[name] = value
+            continue
+        import torch
         kind = DTYPES.get(str(value.dtype))
         if not kind:
             raise ConvertError(f"'{path}': tensor '{name}' is {value.dtype}; only {', '.join(DTYPES)} can be read")
@@ -55,10 +61,20 @@ def read_folder(folder, skip):
     return tensors
 
 
-def load(path):
+def _state(path):
     state = _load(path)
     if not isinstance(state, dict):
         raise ConvertError(f"'{path}' holds no state dict")
+    return state
+
+
+def tensors(path):
+    """name -> Stored of a file that holds a state dict and nothing else."""
+    return _tensors(path, _state(path), lambda name: False)
+
+
+def load(path):
+    state = _state(path)
     if "model_args" in state:
         return _llama2c(path, state)
     config = os.path.join(os.path.dirname(path), "config.json")

@@ -45,6 +45,17 @@ def read(path, skip):
     return tensors
 
 
+def metadata(path):
+    """The texts of the header's __metadata__; {} if there are none or the header is damaged, of which read() says more."""
+    data = map_file(path)
+    length = int.from_bytes(bytes(data[:8]), "little")
+    try:
+        found = json.loads(bytes(data[8:8 + length])) if 8 + length <= len(data) else {}
+        return dict(found.get("__metadata__", {}))
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
 def read_folder(folder, skip):
     """The tensors of a checkpoint's folder; None if it has no safetensors."""
     single, index = os.path.join(folder, SINGLE), os.path.join(folder, INDEX)

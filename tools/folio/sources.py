@@ -16,9 +16,11 @@ def is_folio(path):
     return os.path.isfile(path) and os.path.getsize(path) > 8 and bytes(map_file(path)[:8]) == MAGIC
 
 
-def load(path, tokenizer=None):
-    """The Model of a source, with the vocabulary of --tokenizer if there is one."""
-    model = _load(path)
+def load(path, tokenizer=None, further=None, rule=None, name=None):
+    """The Model of a source, with the vocabulary of --tokenizer if there is one. further: a second file; rule: --vae's."""
+    model = _load(path, further, rule, name or stem(path))
+    if not getattr(model.decoder, "text", True) and tokenizer:
+        raise ConvertError(f"'{path}' is an autoencoder and takes no --tokenizer")
     if tokenizer:
         model.vocabulary, chat = load_tokenizer(tokenizer, model.decoder.vocab if model.decoder else None)
         model.chat = chat or model.chat
@@ -27,7 +29,27 @@ def load(path, tokenizer=None):
     return model
 
 
-def _load(path):
+def _vae(path, further, rule, name):
+    """The Model of an autoencoder's file, folder or pair of files; None if it is nothing of the kind."""
+    from . import from_vae
+    if further or rule:
+        paths = [path] + ([further] if further else [])
+        for each in paths:
+            if not each.endswith((".pt", ".pth", ".safetensors")):
+                raise ConvertError(f"'{each}' is neither .safetensors nor .pth, as the files of an autoencoder are")
+        return from_vae.load(paths, rule, name)
+    if os.path.isdir(path):
+        files = from_vae.files_of(path)
+    else:
+        files = [path] if path.endswith((".pt", ".pth", ".safetensors")) else []
+    if not files or not all(from_vae.known(from_vae.read(each)) for each in files):
+        return None
+    return from_vae.load(files, rule, name)
+
+
+def _load(path, further, rule, name):
+    if vae := _vae(path, further, rule, name):
+        return vae
     if os.path.isdir(path):
         from . import from_hf
         return from_hf.load(path)
