@@ -283,8 +283,8 @@ template <int R> FOLIO_DEVICE void begin(const Args& a, const Tile& tile, int h,
     const float q = r < tile.count ? a.q.at(tile.first + r, h)[c] : 0;
     float x = 0;
     if (a.mode != 1 && r < tile.count) {
-      float d = tile.before.kk ? at.decay[r] * tile.before.kk[c * tile.before.kk_row + c] : 0;
-      for (int s = 0; s <= tile.row + r; ++s) d += at.M[r * page_rows + s] * (at.key[s * pitch + c] * at.key[s * pitch + c]);
+      float d = a.mode == 3 ? at.beta[tile.row + r] : tile.before.kk ? at.decay[r] * tile.before.kk[c * tile.before.kk_row + c] : 0;
+      for (int s = 0; a.mode != 3 && s <= tile.row + r; ++s) d += at.M[r * page_rows + s] * (at.key[s * pitch + c] * at.key[s * pitch + c]);
       d += at.lambda[c];
       x = d > 0 ? q / d : 0;
     }

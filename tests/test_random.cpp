@@ -70,6 +70,32 @@ TEST(Random, RowsGiveTheBitsOfSingleDraws) {
   }
 }
 
+TEST(Random, NormalsFollowTheirDefinition) {
+  double worst = 0;
+  for (uint32_t i = 0; i < 200000; ++i) {
+    const uint32_t first = i < 512 ? i : i * 2654435761u, second = i < 16 ? i << 28 : i * 40503u * 977u;
+    const double radius = std::sqrt(-2 * std::log(((first >> 9) + 0.5) * 0x1p-23)), angle = second * (M_PI * 0x1p-31);
+    const Normals2 pair = normals_of(first, second);
+    worst = std::max({worst, std::fabs(pair.first - radius * std::cos(angle)), std::fabs(pair.second - radius * std::sin(angle))});
+  }
+  EXPECT_LT(worst, 2e-6);
+}
+
+TEST(Random, NormalsHaveTheirMoments) {
+  constexpr int n = 1 << 20;
+  double sum = 0, square = 0, cube = 0, fourth = 0, neighbours = 0, before = 0;
+  for (int i = 0; i < n; ++i) {
+    const double x = normal(42, uint64_t(i));
+    sum += x, square += x * x, cube += x * x * x, fourth += x * x * x * x, neighbours += x * before;
+    before = x;
+  }
+  EXPECT_NEAR(sum / n, 0, 4 / std::sqrt(n));
+  EXPECT_NEAR(square / n, 1, 4 * std::sqrt(2.0 / n));
+  EXPECT_NEAR(cube / n, 0, 4 * std::sqrt(15.0 / n));
+  EXPECT_NEAR(fourth / n, 3, 4 * std::sqrt(96.0 / n));
+  EXPECT_NEAR(neighbours / n, 0, 4 / std::sqrt(n));
+}
+
 TEST(Random, NoiseIsPinned) {   // the same on every machine, for ever: texts depend on it
   EXPECT_EQ(bits_of(gumbel(0, 0, 0)), 1034794559u);
   EXPECT_EQ(bits_of(gumbel(1, 2, 3)), 1075860921u);

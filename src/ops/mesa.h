@@ -23,6 +23,7 @@ namespace folio {
 //   mode 0   x begins as q/(diag H_t + Λ), ε = 0; ends when |r| ≤ tolerance·|q|, after `cap` rounds, or where p·pA ≤ 0
 //   mode 1   x begins as 0, ε = 1e-5, always `cap` rounds: flash-linear-attention's prefill, about 1e-3 from the solution
 //   mode 2   the same from q/(diag H_t + Λ): its decoding
+//   mode 3   x begins as q/(β_t + Λ), ε = 1e-6, always `cap` rounds: what the video prototype was trained with
 // Each token stops by itself, so its result does not hang on who is solved beside it. q = 0 gives o = 0.
 struct Mesa {
   static constexpr const char* name = "mesa";
@@ -52,7 +53,7 @@ struct Mesa {
   }
 
   int64_t heads() const { return q.dim(1); }
-  float epsilon() const { return mode == 0 ? 0 : 1e-5f; }
+  float epsilon() const { return mode == 0 ? 0 : mode == 3 ? 1e-6f : 1e-5f; }
 
   void shape() {
     check(q.type == F32 && k.type == F32 && v.type == F32 && q.rank() == 3 && q.shape == k.shape && v.rank() == 3 && v.dim(0) == q.dim(0) &&
@@ -71,7 +72,7 @@ struct Mesa {
           "mesa: rows of g are ", rows_g.shape.text(), ", of beta ", rows_beta.shape.text());
     check(Hkk.type == F32 && Hkv.type == F32 && Hkk.shape == Shape({M, H, K, K}) && Hkv.shape == Shape({M, H, K, V}), "mesa: Hkk is ",
           Hkk.shape.text(), ", Hkv ", Hkv.shape.text());
-    check(tolerance >= 0 && cap >= 0 && mode >= 0 && mode <= 2, "mesa: tolerance ", tolerance, ", cap ", cap, ", mode ", mode);
+    check(tolerance >= 0 && cap >= 0 && mode >= 0 && mode <= 3, "mesa: tolerance ", tolerance, ", cap ", cap, ", mode ", mode);
     o = Tensor::of(F32, {T, H, V});
     iterations = Tensor::of(I32, {T, H});
   }
@@ -150,7 +151,7 @@ struct Mesa {
     const int64_t K = q.dim(2), V = v.dim(2), item = t * heads() + h;
     const float decay = g.row<float>(t)[h], weight = beta.row<float>(t)[h];
     take(m, k.row<float>(item), v.row<float>(item), std::exp(double(decay)), weight);
-    const Vector x = solve(m, q.row<float>(item), lambda.row<float>(h), iterations.row<int32_t>(t)[h]);
+    const Vector x = solve(m, q.row<float>(item), lambda.row<float>(h), weight, iterations.row<int32_t>(t)[h]);
     for (int64_t e = 0; e < V; ++e) {
       double sum = 0;
       for (int64_t c = 0; c < K; ++c) sum += x[size_t(c)] * m.G[size_t(c * V + e)];
@@ -170,12 +171,12 @@ struct Mesa {
     }
     return y;
   }
-  Vector solve(const Memory& m, const float* query, const float* diagonal, int32_t& rounds) const {
+  Vector solve(const Memory& m, const float* query, const float* diagonal, double weight, int32_t& rounds) const {
     const size_t K = size_t(q.dim(2));
     const Vector right(query, query + K);
     Vector x(K);
     for (size_t c = 0; c < K && mode != 1; ++c) {
-      const double d = m.H[c * K + c] + diagonal[c];
+      const double d = (mode == 3 ? weight : m.H[c * K + c]) + diagonal[c];
       x[c] = d > 0 ? right[c] / d : 0;
     }
     Vector r = times(m, x, diagonal);

@@ -11,6 +11,7 @@
 #include "ops/matmul.h"
 #include "ops/mesa.h"
 #include "ops/mla.h"
+#include "ops/modulate.h"
 #include "ops/norm.h"
 #include "ops/rope.h"
 #include "ops/rows.h"
@@ -23,5 +24,5 @@
 #define OPS_PLAIN_ON_CPU(OP)                                                                          \
   OP(Embed) OP(Gather) OP(Append) OP(Add) OP(Mul) OP(Scale) OP(Cast) OP(Activate) OP(Glu) OP(Softcap) \
   OP(RmsNorm) OP(LayerNorm) OP(L2Norm) OP(Rope) OP(Merge) OP(TopK) OP(Gate) OP(ScaleRows)             \
-  OP(ShortConv) OP(Sample) OP(Route) OP(Combine)
+  OP(ShortConv) OP(Sample) OP(Route) OP(Combine) OP(Modulate) OP(GatedAdd) OP(TimestepEmbed)
 #define ALL_OPS(OP) OPS_WITH_CPU_KERNEL(OP) OPS_PLAIN_ON_CPU(OP)

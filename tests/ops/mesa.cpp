@@ -149,7 +149,7 @@ CASES(Mesa) {
   wish({.lengths = {67}, .fresh = 66, .keys = 33, .values = 50, .tolerance = 1e-6f});
   wish({.lengths = {140, 13}, .fresh = 20, .keys = 20, .values = 7, .tolerance = 1e-3f});
   wish({.lengths = {128}, .fresh = 11, .heads = 1, .keys = 1, .values = 1});
-  for (int mode : {1, 2})
+  for (int mode : {1, 2, 3})
     for (int fresh : {1, 40}) wish({.lengths = {150, 30}, .fresh = fresh, .keys = 24, .values = 18, .mode = mode});
   for (int cap : {0, 3}) wish({.lengths = {90}, .fresh = 12, .tolerance = 0, .cap = cap});
   wish({.lengths = {130}, .fresh = 40, .keys = 32, .values = 32, .hard = true});

@@ -225,8 +225,8 @@ FOLIO_INLINE void mesa_begin(const MesaPage& page, const MesaAsk& ask, MesaWork&
     const Vec query = left >= lanes ? load(q + c) : left > 0 ? load_n(q + c, left) : zero();
     Vec x = zero();
     if (ask.mode != 1) {
-      Vec d = load(work.diagonal + c) * splat(work.decay[one.row]);
-      for (int s = 0; s <= one.row; ++s) {
+      Vec d = ask.mode == 3 ? splat(work.beta[one.row]) : load(work.diagonal + c) * splat(work.decay[one.row]);
+      for (int s = 0; ask.mode != 3 && s <= one.row; ++s) {
         const Vec k = load(work.key + s * work.K + c);
         d = fma(k * k, splat(M[s]), d);
       }
