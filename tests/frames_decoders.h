@@ -150,7 +150,8 @@ inline DecodedClip decode_apng(const std::string& file) {
       frames = big(c.data, 0), clip.plays = int(big(c.data, 4));
     } else if (c.type == "fcTL") {
       finish_frame();
-      check(c.data.size() == 26 && big(c.data, 0) == sequence++ && int(big(c.data, 4)) == clip.width && int(big(c.data, 8)) == clip.height, "fcTL");
+      check(c.data.size() == 26 && big(c.data, 0) == sequence++ && int(big(c.data, 4)) == clip.width && int(big(c.data, 8)) == clip.height,
+            "fcTL");
       clip.seconds.push_back(two(c.data, 20) / two(c.data, 22));
     } else if (c.type == "IDAT") {
       data += c.data;
@@ -167,7 +168,8 @@ inline DecodedClip decode_apng(const std::string& file) {
 }
 
 // A PNG of any kind whose rows (each behind its filter byte) are stored without compression.
-inline std::string odd_png(uint32_t width, uint32_t height, int depth, int colour, const std::string& rows, const std::string& palette = "") {
+inline std::string odd_png(uint32_t width, uint32_t height, int depth, int colour, const std::string& rows,
+                           const std::string& palette = "") {
   std::string head, file(png_signature), data("\x78\x01", 2);
   put_big(head, width);
   put_big(head, height);

@@ -73,7 +73,9 @@ template <class F> std::string error_of(F f) {
   ADD_FAILURE() << "no error";
   return "";
 }
-void expect_says(const std::string& error, const std::string& what) { EXPECT_NE(error.find(what), std::string::npos) << error << "\ndoes not say: " << what; }
+void expect_says(const std::string& error, const std::string& what) {
+  EXPECT_NE(error.find(what), std::string::npos) << error << "\ndoes not say: " << what;
+}
 
 using Painter = Picture (*)(int, int, int);
 std::string write_clip(const std::string& name, const Clip& clip, Painter paint, int frames) {
@@ -101,7 +103,8 @@ TEST(Rates, AreFractions) {
   EXPECT_EQ(parse_rate("24:2", "--fps").text(), "12");
   EXPECT_EQ(parse_rate("12.5", "--fps").text(), "25/2");
   EXPECT_DOUBLE_EQ(parse_rate("23.976", "--fps").fps(), 23.976);
-  for (const char* bad : {"", "0", "-1", "x", "24x", "1/0", "24/", "1e3", "1001", "0.001", "12.5.5", "99999999999999999999", "1/99999999999", "nan"})
+  for (const char* bad :
+       {"", "0", "-1", "x", "24x", "1/0", "24/", "1e3", "1001", "0.001", "12.5.5", "99999999999999999999", "1/99999999999", "nan"})
     expect_says(error_of([&] { parse_rate(bad, "--fps"); }), "--fps: '");
 }
 
@@ -124,7 +127,8 @@ TEST(Png, IsReadAsItWasWritten) {
 
 TEST(Png, OtherKindsBecomeRgb) {
   using namespace std::string_literals;
-  EXPECT_EQ(decode_png(odd_png(2, 2, 8, 0, "\0\x0a\xff\0\x80\0"s), "grey").rgb, (Picture{10, 10, 10, 255, 255, 255, 128, 128, 128, 0, 0, 0}));
+  EXPECT_EQ(decode_png(odd_png(2, 2, 8, 0, "\0\x0a\xff\0\x80\0"s), "grey").rgb,
+            (Picture{10, 10, 10, 255, 255, 255, 128, 128, 128, 0, 0, 0}));
   EXPECT_EQ(decode_png(odd_png(3, 1, 1, 3, "\0\x40"s, "\1\2\3\4\5\6"s), "palette").rgb, (Picture{1, 2, 3, 4, 5, 6, 1, 2, 3}));
   EXPECT_EQ(decode_png(odd_png(1, 1, 16, 6, "\0\x12\x34\x56\x78\x9a\xbc\0\0"s), "deep").rgb, (Picture{0x12, 0x56, 0x9a}));
   EXPECT_EQ(decode_png(odd_png(2, 2, 8, 0, "\0\x0a\x14\2\1\1"s), "filter").rgb, (Picture{10, 10, 10, 20, 20, 20, 11, 11, 11, 21, 21, 21}));
@@ -143,7 +147,8 @@ TEST(Png, CutOffOrForgedIsRefused) {
   expect_says(error_of([&] { decode_png(std::string_view(good).substr(0, 60), "x.png"); }), "cut off after 60 bytes");
   expect_says(error_of([&] { decode_png(odd_png(0, 1, 8, 0, ""), "x.png"); }), "0x1");
   expect_says(error_of([&] { decode_png(odd_png(0x80000001u, 2, 8, 0, ""), "x.png"); }), "2147483649x2");
-  expect_says(error_of([&] { decode_png(odd_png(8000, 8000, 8, 2, "abc"), "x.png"); }), "cannot be a picture of 8000x8000");   // 192 MB from 14 bytes
+  expect_says(error_of([&] { decode_png(odd_png(8000, 8000, 8, 2, "abc"), "x.png"); }),
+              "cannot be a picture of 8000x8000");  // 192 MB from 14 bytes
   expect_says(error_of([&] { read_png(path("nowhere.png")); }), "cannot open");
 }
 
@@ -200,10 +205,15 @@ TEST(Images, ChangeTheirSize) {
 
 TEST(Y4m, KeepsColours) {
   for (const bool half : {false, true}) {
-    const Clip clip{.width = 13, .height = 9, .rate = {30000, 1001}, .notes = {{"seed", "42"}, {"x", std::string(90, 'y')}, {"model", "ab c"}}, .half_chroma = half};
+    const Clip clip{.width = 13,
+                    .height = 9,
+                    .rate = {30000, 1001},
+                    .notes = {{"seed", "42"}, {"x", std::string(90, 'y')}, {"model", "ab c"}},
+                    .half_chroma = half};
     const std::string name = write_clip(path("a.y4m"), clip, half ? square : ramp, 5);
     const std::string file = read_file(name), head = file.substr(0, file.find('\n'));
-    EXPECT_EQ(head, std::string("YUV4MPEG2 W13 H9 F30000:1001 Ip A1:1 C") + (half ? "420jpeg" : "444") + " XCOLORRANGE=LIMITED Xseed=42 Xmodel=ab_c");
+    EXPECT_EQ(head, std::string("YUV4MPEG2 W13 H9 F30000:1001 Ip A1:1 C") + (half ? "420jpeg" : "444") +
+                        " XCOLORRANGE=LIMITED Xseed=42 Xmodel=ab_c");
     EXPECT_LT(head.size(), 96u);
     const size_t frame = 6 + (half ? 13 * 9 + 2 * 7 * 5 : 3 * 13 * 9);
     EXPECT_EQ(file.size(), head.size() + 1 + 5 * frame);
@@ -242,7 +252,8 @@ TEST(Y4m, OtherChromaAndRanges) {
   EXPECT_EQ(y4m_of(head + "\nFRAME\n\x51\x51\x51\x51\x5a\xf0")[0], four_red);
   EXPECT_EQ(y4m_of(head + " C420mpeg2 A0:0 I? XFOO=1\nFRAME Ip\n\x51\x51\x51\x51\x5a\xf0"s)[0], four_red);
   EXPECT_EQ(y4m_of("YUV4MPEG2 H1 W3 F0:0 Cmono\nFRAME\n\x10\xeb\x7e"s)[0], (Picture{0, 0, 0, 255, 255, 255, 128, 128, 128}));
-  EXPECT_EQ(y4m_of("YUV4MPEG2 H1 W3 F0:0 Cmono XCOLORRANGE=FULL\nFRAME\n\x10\xeb\x7e"s)[0], (Picture{16, 16, 16, 235, 235, 235, 126, 126, 126}));
+  EXPECT_EQ(y4m_of("YUV4MPEG2 H1 W3 F0:0 Cmono XCOLORRANGE=FULL\nFRAME\n\x10\xeb\x7e"s)[0],
+            (Picture{16, 16, 16, 235, 235, 235, 126, 126, 126}));
   EXPECT_EQ(y4m_of("YUV4MPEG2 W1 H1 C444 XCOLORRANGE=FULL\nFRAME\n\x4c\x55\xff"s)[0], red);   // 76, 85, 255
 }
 
@@ -256,8 +267,8 @@ TEST(Y4m, CutOffOrForgedIsRefused) {
   expect_says(error_of([&] { y4m_of(good + "abc\n"); }), "frame 2 does not begin with FRAME");
   expect_says(error_of([&] { y4m_of("RIFF"); }), "the file is cut off");
   expect_says(error_of([&] { y4m_of(std::string(100000, 'Y')); }), "not a y4m file");
-  for (const char* words : {"W0 H2", "W-2 H2", "W2x H2", "W99999999999 H2", "W16385 H2", "W H2", "W2 H2 C420p10", "W2 H2 C444alpha", "W2 H2 C", "W2 H2 It", "W2 H2 Im",
-                            "W2", "H2", "", "W2 H2 F1:0", "W2 H2 F-3:1", "W2 H2 F", "W16384 H16384"})
+  for (const char* words : {"W0 H2", "W-2 H2", "W2x H2", "W99999999999 H2", "W16385 H2", "W H2", "W2 H2 C420p10", "W2 H2 C444alpha",
+                            "W2 H2 C", "W2 H2 It", "W2 H2 Im", "W2", "H2", "", "W2 H2 F1:0", "W2 H2 F-3:1", "W2 H2 F", "W16384 H16384"})
     error_of([&] { y4m_of(std::string("YUV4MPEG2 ") + words + "\nFRAME\n"); });
   expect_says(error_of([&] { y4m_of("YUV4MPEG2 W8000 H8000 C444\nFRAME\nabc"); }), "frame 0 is cut off: 3 of 192000000");
   expect_says(error_of([&] { read_frames(path("nowhere.y4m")); }), "cannot open");
@@ -402,7 +413,8 @@ TEST(Frames, WhatCannotBeWritten) {
   for (const char* name : {"x", "x.avi", "x.y4m.txt", "x%d.gif"}) error_of([&] { write_frames(path(name), clip); });
   expect_says(error_of([&] { write_frames(path("x.avi"), clip); }), "expected .y4m, .gif");
   for (const char* end : {".y4m", ".gif", ".apng", ".rgb", ".png", "-%03d.png"}) {
-    if (end[0] == '.') expect_says(error_of([&] { write_frames(path(std::string("nowhere/x") + end), clip); }), "cannot write: No such file or directory");
+    if (end[0] == '.')
+      expect_says(error_of([&] { write_frames(path(std::string("nowhere/x") + end), clip); }), "cannot write: No such file or directory");
     expect_says(error_of([&] { write_frames("/dev/full/x" + std::string(end), clip); }), "ot a directory");
     const std::string name = path(std::string("empty") + end);
     expect_says(error_of([&] { write_frames(name, clip)->finish(); }), "there is no frame to write");
@@ -432,7 +444,8 @@ TEST(Frames, FullDiskLeavesNoHalfFile) {
     });
     setrlimit(RLIMIT_FSIZE, &old);
     expect_says(error, "cannot write: File too large");
-    for (const auto& entry : fs::directory_iterator(scratch_dir())) EXPECT_FALSE(entry.path().filename().string().starts_with("full")) << entry.path();
+    for (const auto& entry : fs::directory_iterator(scratch_dir()))
+      EXPECT_FALSE(entry.path().filename().string().starts_with("full")) << entry.path();
   }
 }
 
@@ -458,7 +471,9 @@ TEST_F(WithFfmpeg, GetsFramesAndSettings) {
   const std::string file = read_file(write_clip(path("a.mp4"), clip, ramp, 3));
   EXPECT_EQ(file.size(), size_t(3 * 6 * 4 * 3));
   const std::string arguments = read_file(path("arguments"));
-  for (const std::string part : {"-video_size\n6x4\n", "-framerate\n25/2\n", "-f\nmp4\n", "comment=prompt=a 'red' circle; \"$HOME\"; seed=42\n"}) expect_says(arguments, part);
+  for (const std::string part :
+       {"-video_size\n6x4\n", "-framerate\n25/2\n", "-f\nmp4\n", "comment=prompt=a 'red' circle; \"$HOME\"; seed=42\n"})
+    expect_says(arguments, part);
   write_clip(path("a.mkv"), clip, ramp, 1);
   expect_says(read_file(path("arguments")), "-f\nmatroska\n");
 }

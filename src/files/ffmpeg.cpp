@@ -15,16 +15,18 @@ namespace {
 constexpr const char* program = "ffmpeg";
 
 void check_there(const std::string& name) {
-  check(on_path(program), name, ": this format needs ffmpeg, which is not on the PATH; install it, or use .y4m, .gif, .apng or out/%04d.png");
+  check(on_path(program), name,
+        ": this format needs ffmpeg, which is not on the PATH; install it, or use .y4m, .gif, .apng or out/%04d.png");
 }
 
 std::string said(const Child& child) { return child.complaint().empty() ? "it gave no reason" : child.complaint(); }
 
 std::vector<std::string> encoder(const std::string& to, const Clip& clip, const std::string& format) {
   // Most players want 4:2:0, which wants even sides.
-  return {program, "-v", "error", "-nostdin", "-y", "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", join(clip.width, "x", clip.height),
-          "-framerate", clip.rate.text(), "-i", "pipe:0", "-an", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", "-metadata",
-          "comment=" + joined(clip.notes), "-f", format, "file:" + to};
+  const std::string size = join(clip.width, "x", clip.height), comment = "comment=" + joined(clip.notes);
+  return {program, "-v", "error", "-nostdin", "-y", "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", size, "-framerate",
+          clip.rate.text(), "-i", "pipe:0", "-an", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", "-metadata", comment,
+          "-f", format, "file:" + to};
 }
 
 class FfmpegWriter : public FrameWriter {
@@ -53,8 +55,9 @@ class FfmpegWriter : public FrameWriter {
 class FfmpegReader : public FrameReader {
  public:
   explicit FfmpegReader(const std::string& name)
-      : name_(name), child_({program, "-v", "error", "-nostdin", "-i", "file:" + name, "-an", "-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "pipe:1"},
-                            Child::Stream::from_it) {
+      : name_(name),
+        child_({program, "-v", "error", "-nostdin", "-i", "file:" + name, "-an", "-pix_fmt", "yuv444p", "-f", "yuv4mpegpipe", "pipe:1"},
+               Child::Stream::from_it) {
     try {
       y4m_ = read_y4m(name, [this](void* to, size_t bytes) { return child_.read(to, bytes); });
     } catch (const Error&) {

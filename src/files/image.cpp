@@ -36,7 +36,8 @@ constexpr int64_t most_inflation = 1032;
 
 void check_size(std::string_view file, const std::string& name) {
   const std::vector<PngChunk> chunks = png_chunks(file, name);
-  check(!chunks.empty() && chunks[0].type == "IHDR" && chunks[0].data.size() == 13, name, ": damaged: the file does not begin with its size");
+  check(!chunks.empty() && chunks[0].type == "IHDR" && chunks[0].data.size() == 13, name,
+        ": damaged: the file does not begin with its size");
   const std::string_view head = chunks[0].data;
   const int64_t width = big(head, 0), height = big(head, 4), depth = uint8_t(head[8]);
   const int channels = head[9] == 2 ? 3 : head[9] == 4 ? 2 : head[9] == 6 ? 4 : 1;
@@ -44,8 +45,8 @@ void check_size(std::string_view file, const std::string& name) {
         ": a picture of ", width, "x", height, " is not read here; at most ", most_pixels_per_side, " a side and ", most_pixels, " pixels");
   int64_t data = 0;
   for (const PngChunk& c : chunks) data += c.type == "IDAT" ? int64_t(c.data.size()) : 0;
-  check(width * height * channels * depth / 8 <= data * most_inflation, name, ": ", data, " bytes of data cannot be a picture of ", width, "x",
-        height);
+  check(width * height * channels * depth / 8 <= data * most_inflation, name, ": ", data, " bytes of data cannot be a picture of ", width,
+        "x", height);
 }
 
 // One row or column at a new length: each output reads inputs [first, first + weights.size()).
@@ -80,8 +81,9 @@ Image decode_png(std::string_view file, const std::string& name) {
   check_size(file, name);
   Image image;
   int channels = 0;
-  const Bytes pixels(stbi_load_from_memory(reinterpret_cast<const uint8_t*>(file.data()), int(file.size()), &image.width, &image.height, &channels, 3),
-                     std::free);
+  const Bytes pixels(
+      stbi_load_from_memory(reinterpret_cast<const uint8_t*>(file.data()), int(file.size()), &image.width, &image.height, &channels, 3),
+      std::free);
   check(pixels != nullptr, name, ": damaged: ", stbi_failure_reason() ? stbi_failure_reason() : "it cannot be decoded");
   image.rgb.assign(pixels.get(), pixels.get() + size_t(image.width) * size_t(image.height) * 3);
   return image;
@@ -110,7 +112,8 @@ Image fit(const Image& image, int width, int height) {
   if (image.width == width && image.height == height) return image;
   const double scale = std::min(double(image.width) / width, double(image.height) / height);
   const double w = scale * width, h = scale * height;
-  const std::vector<Tap> across = taps((image.width - w) / 2, w, width, image.width), down = taps((image.height - h) / 2, h, height, image.height);
+  const std::vector<Tap> across = taps((image.width - w) / 2, w, width, image.width),
+                         down = taps((image.height - h) / 2, h, height, image.height);
   std::vector<float> rows(size_t(image.height) * size_t(width) * 3);   // [height of the image, width, 3]
   for (int y = 0; y < image.height; ++y)
     for (int x = 0; x < width; ++x)

@@ -48,7 +48,8 @@ class PngWriter : public FrameWriter {
     std::error_code why;
     if (numbered_ && !folder.empty()) std::filesystem::create_directories(folder, why);
     check(!why, folder.string(), ": cannot make this folder: ", why.message());
-    check(numbered_ || clip.frames <= 1, name, ": a PNG is one frame and the clip has ", clip.frames, "; name it like out/%04d.png, or x.apng");
+    check(numbered_ || clip.frames <= 1, name, ": a PNG is one frame and the clip has ", clip.frames,
+          "; name it like out/%04d.png, or x.apng");
     if (!numbered_) first_.emplace(name);
     else FileWriter(numbered(name, 0));   // is the folder one that can be written to?
   }
@@ -88,8 +89,8 @@ class PngReader : public FrameReader {
     const std::string name = numbered_ ? numbered(name_, ++number_) : "";
     if (!numbered_ || !std::filesystem::exists(name)) return true;
     ahead_ = read_png(name);
-    check(ahead_.width == clip_.width && ahead_.height == clip_.height, name, ": ", ahead_.width, "x", ahead_.height, ", and the frames before it are ",
-          clip_.width, "x", clip_.height);
+    check(ahead_.width == clip_.width && ahead_.height == clip_.height, name, ": ", ahead_.width, "x", ahead_.height,
+          ", and the frames before it are ", clip_.width, "x", clip_.height);
     return true;
   }
 
@@ -126,7 +127,8 @@ struct Place { size_t at, length; int digits; };
 Place place_of_number(const std::string& name) {
   const size_t at = name.find('%'), d = name.find('d', at);
   const std::string digits = d == std::string::npos ? "" : name.substr(at + 1, d - at - 1);
-  const bool good = d != std::string::npos && (digits.empty() || (digits.size() == 2 && digits[0] == '0' && digits[1] >= '1' && digits[1] <= '9'));
+  const bool good =
+      d != std::string::npos && (digits.empty() || (digits.size() == 2 && digits[0] == '0' && digits[1] >= '1' && digits[1] <= '9'));
   check(good && name.find('%', at + 1) == std::string::npos, name, ": a % stands for a number: exactly one %d, or one like %04d");
   return {at, d - at + 1, digits.empty() ? 1 : digits[1] - '0'};
 }
@@ -152,7 +154,8 @@ Rate parse_rate(const std::string& text, const std::string& what) {
     const auto [last, denominator] = std::from_chars(after + 1, end, rate.den);
     good = (*after == '/' || *after == ':') && denominator == std::errc() && last == end && rate.den > 0 && rate.den <= 1'000'000'000;
   }
-  check(good && rate.fps() >= 0.01 && rate.fps() <= 1000, what, ": '", text, "' is no rate; expected frames a second from 0.01 to 1000, like 24, 12.5 or 30000/1001");
+  check(good && rate.fps() >= 0.01 && rate.fps() <= 1000, what, ": '", text,
+        "' is no rate; expected frames a second from 0.01 to 1000, like 24, 12.5 or 30000/1001");
   const int64_t common = std::gcd(rate.num, rate.den);
   return {rate.num / common, rate.den / common};
 }
@@ -183,8 +186,8 @@ std::string joined(const Notes& notes) {
 }
 
 std::unique_ptr<FrameWriter> write_frames(const std::string& name, const Clip& clip) {
-  check(clip.width > 0 && clip.height > 0 && clip.width <= most_pixels_per_side && clip.height <= most_pixels_per_side, name, ": a clip of ",
-        clip.width, "x", clip.height, " cannot be written; a side has 1 to ", most_pixels_per_side, " pixels");
+  check(clip.width > 0 && clip.height > 0 && clip.width <= most_pixels_per_side && clip.height <= most_pixels_per_side, name,
+        ": a clip of ", clip.width, "x", clip.height, " cannot be written; a side has 1 to ", most_pixels_per_side, " pixels");
   const std::string end = ending(name);
   if (has_number(name)) place_of_number(name);
   check(!has_number(name) || end == ".png", name, ": numbered frames are PNGs: out/%04d.png");

@@ -83,8 +83,8 @@ class Y4mReader : public FrameReader {
       from = end + 1;
     }
     check(clip_.width > 0 && clip_.height > 0, name_, ": the header has no ", clip_.width > 0 ? "height (H)" : "width (W)");
-    check(int64_t(clip_.width) * clip_.height <= most_pixels, name_, ": frames of ", clip_.width, "x", clip_.height, " are too large; at most ", most_pixels,
-          " pixels");
+    check(int64_t(clip_.width) * clip_.height <= most_pixels, name_, ": frames of ", clip_.width, "x", clip_.height,
+          " are too large; at most ", most_pixels, " pixels");
     chroma_width_ = grey_ ? 0 : size_t((clip_.width + across_ - 1) / across_);
     chroma_height_ = grey_ ? 0 : size_t((clip_.height + down_ - 1) / down_);
   }
@@ -110,7 +110,8 @@ class Y4mReader : public FrameReader {
   bool line(std::string& to, size_t most) {
     for (char c; source_(&c, 1) == 1; to += c) {
       if (c == '\n') return true;
-      check(to.size() < most, name_, frame_ > 0 ? ": damaged: there is no FRAME line where one should stand" : ": not a y4m file (its first line has no end)");
+      check(to.size() < most, name_,
+            frame_ > 0 ? ": damaged: there is no FRAME line where one should stand" : ": not a y4m file (its first line has no end)");
     }
     check(to.empty(), name_, ": the file is cut off in the line '", to.substr(0, 20), "'");
     return false;
@@ -169,6 +170,8 @@ class Y4mReader : public FrameReader {
 
 std::unique_ptr<FrameWriter> write_y4m(const std::string& name, const Clip& clip) { return std::make_unique<Y4mWriter>(name, clip); }
 
-std::unique_ptr<FrameReader> read_y4m(const std::string& name, ByteSource source) { return std::make_unique<Y4mReader>(name, std::move(source)); }
+std::unique_ptr<FrameReader> read_y4m(const std::string& name, ByteSource source) {
+  return std::make_unique<Y4mReader>(name, std::move(source));
+}
 
 }  // namespace folio
