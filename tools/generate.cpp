@@ -4,7 +4,6 @@
 // else to standard error. --batch takes many prompts from a file.
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -14,6 +13,7 @@
 #include "text/stream.h"
 #include "tools/lib/batch.h"
 #include "tools/lib/chat.h"
+#include "tools/lib/interrupt.h"
 #include "tools/lib/line_editor.h"
 #include "tools/lib/main.h"
 #include "tools/lib/report.h"
@@ -36,22 +36,6 @@ struct Flags {
   std::vector<std::string> stops;
   bool ignore_eos = false, interactive = false, chat = false, json = false, no_echo = false, no_stats = false, quiet = false;
 };
-
-// Ctrl-C stops the answer. A second one before the answer has noticed ends the program, as ever.
-std::atomic<bool> interrupt_asked{false};
-
-extern "C" void on_interrupt(int) {
-  if (interrupt_asked.exchange(true)) {
-    std::signal(SIGINT, SIG_DFL);
-    std::raise(SIGINT);
-  }
-}
-
-void catch_interrupts() {
-  struct sigaction action {};
-  action.sa_handler = on_interrupt;   // without SA_RESTART: a read from a pipe ends as well
-  sigaction(SIGINT, &action, nullptr);
-}
 
 // Not through stdio: Ctrl-C in the middle of a write would leave it with an error and a piece of the text lost.
 void show(std::string_view text) {

@@ -24,6 +24,7 @@
 #include "run/sampler.h"
 #include "tools/lib/main.h"
 #include "tools/lib/model.h"
+#include "tools/lib/npz.h"
 
 namespace folio {
 namespace {
@@ -37,15 +38,11 @@ struct Flags {
   int64_t stride = 0;
 };
 
-// float32 [rows, columns] in NumPy's format, version 1.0, row by row.
+// float32 [rows, columns] in NumPy's format, row by row.
 class NpyWriter {
  public:
   NpyWriter(const std::string& path, int64_t rows, int64_t columns) : file_(writable(path)) {
-    std::string head = join("{'descr': '<f4', 'fortran_order': False, 'shape': (", rows, ", ", columns, "), }");
-    head.append(63 - (10 + head.size()) % 64, ' ') += '\n';   // the data begins at a multiple of 64
-    const uint8_t magic[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0, uint8_t(head.size() % 256), uint8_t(head.size() / 256)};
-    file_.write(magic, sizeof magic);
-    file_.write(head);
+    file_.write(npy_head({rows, columns}));
   }
   void rows(const Tensor& t, int64_t n) { file_.write(t.data, size_t(n * t.cols()) * sizeof(float)); }
   void commit() { file_.commit(); }

@@ -65,6 +65,14 @@ void FileWriter::write(const void* data, size_t bytes) {
   check(written == bytes, path_, ": cannot write: ", std::strerror(errno));
 }
 
+void FileWriter::overwrite(int64_t offset, std::string_view bytes) {
+  const bool there = std::fseek(file_, long(offset), SEEK_SET) == 0;
+  check(there, path_, ": cannot write: ", std::strerror(errno));
+  write(bytes);
+  const bool back = std::fseek(file_, 0, SEEK_END) == 0;
+  check(back, path_, ": cannot write: ", std::strerror(errno));
+}
+
 void FileWriter::commit() {
   const bool flushed = std::fflush(file_) == 0;
   const int why = errno;

@@ -2,6 +2,7 @@
 // Files of the world: a read-only map, the whole of a small file as text, and a writer that leaves no half file behind.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <string>
 #include <string_view>
@@ -36,6 +37,8 @@ class FileWriter {
   FileWriter& operator=(const FileWriter&) = delete;
   void write(const void* data, size_t bytes);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  void overwrite(int64_t offset, std::string_view bytes);   // what has been written already, at `offset` from the beginning
+  const std::string& part() const { return part_; }         // what the file is called until then
   void commit();
 
  private:

@@ -96,6 +96,21 @@ std::string Array::text() const {
   return out + (dims.size() == 1 ? ",)" : ")");
 }
 
+Array read_npy(const std::string& path) { return parse(read_file(path), path); }
+
+std::string npy_head(const std::vector<int64_t>& dims) {
+  std::string text = join("{'descr': '<f4', 'fortran_order': False, 'shape': ", Array{dims, {}}.text(), ", }");
+  text.append(63 - (10 + text.size()) % 64, ' ') += '\n';   // the numbers begin at a multiple of 64
+  return std::string(npy_mark) + '\1' + '\0' + char(text.size() % 256) + char(text.size() / 256) + text;
+}
+
+void write_npy(const std::string& path, const std::vector<int64_t>& dims, std::span<const float> numbers) {
+  FileWriter file(path);
+  file.write(npy_head(dims));
+  file.write(numbers.data(), numbers.size_bytes());
+  file.commit();
+}
+
 Npz::Npz(const std::string& path) : path_(path), file_(read_file(path)) {
   const std::string_view file = file_;
   // The end record is the last thing in the file but for a comment of up to 65535 bytes.

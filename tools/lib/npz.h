@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Reads NumPy's .npz as numpy.savez writes it: a zip archive of stored (uncompressed) members NAME.npy of version 1.0 or 2.0, C order,
-// little endian, float32, float64, int32, int64 or bool. Made for reference numbers: all come as double, whole numbers exactly up to 2^53.
-// The file is not trusted: every offset, size and count is checked before it is used.
+// little endian, float32, float64, int32, int64 or bool; and such a member that is a file of its own. Made for reference numbers: all come
+// as double, whole numbers exactly up to 2^53. Files are not trusted: every offset, size and count is checked before it is used.
 #pragma once
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +17,12 @@ struct Array {
   std::vector<double> numbers;    // C order
   std::string text() const;       // "(2, 64, 32)"
 };
+
+Array read_npy(const std::string& path);   // Throws Error if it is damaged or of another kind
+
+// How a .npy of float32 in C order begins (version 1.0); the numbers follow.
+std::string npy_head(const std::vector<int64_t>& dims);
+void write_npy(const std::string& path, const std::vector<int64_t>& dims, std::span<const float> numbers);
 
 class Npz {
  public:
