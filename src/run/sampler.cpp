@@ -68,7 +68,7 @@ template <class F> void Sampler::each_seen(std::span<const Token> text, F f) {
 // Penalties and bias, and only numbers or minus infinity left.
 std::span<const float> Sampler::process(std::span<const float> logits, std::span<const Token> text) {
   assert(logits.size() == work_.size());
-  std::transform(logits.begin(), logits.end(), work_.begin(), usable);
+  std::transform(logits.begin(), logits.end(), work_.begin(), [](float x) { return usable(x); });   // it must be inlined: no pointer to it
   if (penalises()) each_seen(text, [&](Token t, int32_t times) { work_[size_t(t)] = penalised(work_[size_t(t)], times, numbers_); });
   for (const auto& [token, bias] : options_.logit_bias) work_[size_t(token)] = biased(work_[size_t(token)], bias);
   return work_;
