@@ -292,11 +292,12 @@ void VaeStream::compile(int64_t limit) {
     }
     std::move(recorded.begin(), recorded.end(), std::back_inserter(all));
   }
-  // The largest first: a device that lets programs share their temporaries then needs one block of them.
+  // All values of these graphs are given or temporary. The largest first, so that its memory is that of all.
   std::stable_sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+  Workspace temporaries;
   int64_t temporary = 0;
   for (Recorded& one : all) {
-    *one.to = device_.compile(std::move(one.graph));
+    *one.to = device_.compile_in(temporaries, std::move(one.graph));
     temporary = std::max(temporary, (*one.to)->arena_bytes());
   }
   for (const Buffer& b : values_) used += b.used ? b.bytes : 0;

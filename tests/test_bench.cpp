@@ -71,20 +71,40 @@ TEST(Bench, DenoisesClips) {
 }
 
 TEST(Bench, ServesTraces) {
-  const Ran ran = bench("serve --shape 260k --type f32 --requests 8 --shared 256 --own 8 --draw 4 --turns 2 --hit 256 --match 640 --max-batch 2 "
-                        "--repeats 1 -t 2 --json");
+  const Ran ran = bench(
+      "serve --shape 260k --type f32 --requests 8 --shared 256 --own 8 --draw 4 --turns 2 --hit 256 --match 640 --max-batch 2 "
+      "--repeats 1 -t 2 --json");
   ASSERT_EQ(ran.code, 0) << ran.output;
   const Json json = Json::parse(ran.output);
-  ASSERT_EQ(json["traces"].size(), 6u);
+  std::string kinds;
   for (const Json& trace : json["traces"]) {
+    kinds += trace["trace"].get<std::string>() + " " + trace["load"].get<std::string>() + (trace["cache"] ? " on\n" : " off\n");
     EXPECT_GT(trace["tps"].get<double>(), 0) << trace;
-    EXPECT_GE(trace["first_p99"].get<double>(), trace["first_p50"].get<double>()) << trace;
+    for (const std::string time : {"first", "between"}) {
+      EXPECT_GT(trace[time + "_p50"].get<double>(), 0) << trace;
+      EXPECT_GE(trace[time + "_p90"].get<double>(), trace[time + "_p50"].get<double>()) << trace;
+      EXPECT_GE(trace[time + "_p99"].get<double>(), trace[time + "_p90"].get<double>()) << trace;
+    }
     const bool finds = trace["cache"] && trace["trace"] != "nothing shared";
     EXPECT_EQ(trace["hit_rate"].get<double>() > 0.3, finds) << trace;
   }
-  for (const char* line : {"hit_speedup", "lookup_seconds", "batch_speedup", "ngram_speedup_alone"}) EXPECT_GT(json["lines"][line].get<double>(), 0);
-  EXPECT_LT(json["lines"]["deterministic_cost"].get<double>(), 1);
-  EXPECT_EQ(bench("serve --shape 260k --type f32 --requests 3 --rate 200 --shared 64 --hit 64 --match 640 --draw 2 --repeats 1 -t 1 --csv").code, 0);
+  std::string expected;
+  for (const std::string trace : {"shared prefix", "conversations", "tree of thoughts", "nothing shared"})
+    for (const char* load : {" closed off\n", " closed on\n", " Poisson off\n", " Poisson on\n"}) expected += trace + load;
+  EXPECT_EQ(kinds, expected);
+  for (const char* line : {"shared_prefix_speedup", "hit_speedup", "lookup_seconds", "batch_speedup", "batch_decode_speedup",
+                           "ngram_speedup_alone", "ngram_speedup_batch", "wrong_guesses_alone", "wrong_guesses_batch"})
+    EXPECT_GT(json["lines"][line].get<double>(), 0) << line;
+  EXPECT_LT(json["lines"]["overhead_without_hits"].get<double>(), 1);
+  for (const char* line : {"bookkeeping_without_hits", "deterministic_cost"}) EXPECT_LT(json["lines"][line].get<double>(), 1) << line;
+  const Ran rate =
+      bench("serve --shape 260k --type f32 --requests 3 --rate 200 --shared 64 --hit 64 --match 640 --draw 2 --repeats 1 -t 1 --csv");
+  EXPECT_EQ(rate.code, 0) << rate.output;
+  const Ran one = bench("serve --shape 260k --type f32 --only 'looking up' --match 640 -t 1");
+  EXPECT_EQ(one.output.rfind("| line | measured | aim |\n| --- | --- | --- |\n| looking up a prompt of 640 | ", 0), 0u) << one.output;
+  const Ran none = bench("serve --shape 260k --type f32 --only nonsense");
+  EXPECT_EQ(none.code, 1);
+  EXPECT_EQ(none.output, "error: bench: no trace and no line has 'nonsense' in its name\n");
 }
 
 TEST(Bench, TableAndCsv) {

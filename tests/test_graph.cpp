@@ -397,6 +397,35 @@ TEST(Program, UnknownNames) {
   EXPECT_GT(program->arena_bytes(), 0);
 }
 
+TEST(Program, OfAWorkspaceShareMemoryAndNothingElse) {
+  Inputs in;
+  const auto device = cpu(2);
+  Workspace shared;
+  const auto alone = device->compile(small_graph(in, 3));
+  const auto run = [](Program& program) {
+    float* x = program.input("x").at<float>();
+    for (int i = 0; i < 16; ++i) x[i] = float(i) / 4 - 2;
+    program.run();
+    const Tensor y = program.output("y");
+    return std::vector<float>(y.at<float>(), y.at<float>() + y.count());
+  };
+  Inputs again;   // the same numbers as for the one alone
+  const auto one = device->compile_in(shared, small_graph(again, 3));
+  const auto other = device->compile_in(shared, small_graph(in, -7));
+  EXPECT_EQ(one->input("x").data, other->input("x").data);
+  EXPECT_NE(one->input("x").data, alone->input("x").data);
+  const std::vector<float> expected = run(*alone);
+  for (int turn = 0; turn < 2; ++turn) {
+    EXPECT_EQ(run(*one), expected);
+    EXPECT_NE(run(*other), expected);
+  }
+  auto larger = std::make_unique<Graph>();   // what came before keeps its own
+  larger->output("y", scale(larger->input("x", F32, {64, 1024}), 2));
+  const auto more = device->compile_in(shared, std::move(larger));
+  EXPECT_NE(more->input("x").data, one->input("x").data);
+  EXPECT_EQ(run(*one), expected);
+}
+
 TEST(Print, Text) {
   Inputs in;
   const auto g = small_graph(in, 2);

@@ -42,37 +42,20 @@ class Block {
   int64_t bytes_ = 0;
 };
 
-// Memory of which nothing is expected from one run to the next. A program's block serves those compiled after it that want no more.
-struct Shared {
-  std::weak_ptr<const Block> temporaries, scratch;
-  static std::shared_ptr<const Block> take(std::weak_ptr<const Block>& last, int64_t bytes) {
-    std::shared_ptr<const Block> block = last.lock();
-    if (!block || block->bytes() < bytes) last = block = std::make_shared<const Block>(bytes);
-    return block;
-  }
-};
-
-// Are all values given, or gone when a run is over?
-bool all_temporary(const Graph& graph) {
-  for (const Value& value : graph.values())
-    if (value.life == Life::input || value.life == Life::output) return false;
-  return true;
-}
-
 class CpuProgram final : public Program {
  public:
-  CpuProgram(std::unique_ptr<Graph> graph, ThreadPool& pool, Shared& shared, bool by_reference) : graph_(std::move(graph)), pool_(pool) {
+  // `shared`: null if the program's values are its own. `all_scratch`: of all programs, for it is used within an op only.
+  CpuProgram(std::unique_ptr<Graph> graph, ThreadPool& pool, bool by_reference, Workspace* shared, Workspace& all_scratch)
+      : graph_(std::move(graph)), pool_(pool) {
     plan_ = make_plan(*graph_);
-    arena_ = all_temporary(*graph_) ? Shared::take(shared.temporaries, plan_.arena) : std::make_shared<const Block>(plan_.arena);
+    arena_ = shared ? part_of(*shared, plan_.arena) : std::make_shared<Block>(plan_.arena);
     place(*graph_, plan_, arena_->data());
-    int64_t scratch = 0;
     for (const auto& node : graph_->nodes()) {
       const CpuLauncher& launcher = cpu_launcher(node->name());
       launches_.push_back({by_reference ? launcher.reference : launcher.run, node->op()});
-      if (!by_reference) scratch = std::max(scratch, launcher.scratch(node->op(), pool.size()));
+      if (!by_reference) scratch_bytes_ = std::max(scratch_bytes_, launcher.scratch(node->op(), pool.size()));
     }
-    scratch_ = Shared::take(shared.scratch, scratch);
-    scratch_bytes_ = scratch;
+    scratch_ = part_of(all_scratch, scratch_bytes_);
     all_ = [this](Worker w) {
       w.scratch = scratch_->data();
       for (const Launch& launch : launches_) {
@@ -93,6 +76,14 @@ class CpuProgram final : public Program {
     void (*run)(const void*, Worker);
     const void* op;
   };
+  // Programs that came before keep what they have.
+  static std::shared_ptr<Block> part_of(Workspace& shared, int64_t bytes) {
+    if (!shared.memory || shared.bytes < bytes) {
+      shared.bytes = bytes + bytes / 4;   // and for steps that are a little larger
+      shared.memory = std::make_shared<Block>(shared.bytes);
+    }
+    return std::static_pointer_cast<Block>(shared.memory);
+  }
   Tensor named(const std::string& name, Life life) const {
     const int v = graph_->find(name);
     check(v >= 0 && graph_->values()[size_t(v)].life == life, "program: no ", life == Life::input ? "input" : "output", " '", name, "'");
@@ -104,8 +95,8 @@ class CpuProgram final : public Program {
   std::unique_ptr<Graph> graph_;
   ThreadPool& pool_;
   Plan plan_;
-  std::shared_ptr<const Block> arena_, scratch_;
   int64_t scratch_bytes_ = 0;
+  std::shared_ptr<Block> arena_, scratch_;   // of so many bytes, or more
   std::vector<Launch> launches_;
   std::function<void(Worker)> all_;
 };
@@ -144,17 +135,21 @@ class Cpu final : public Device {
   void upload(std::byte* to, const void* from, int64_t bytes) override { std::memcpy(to, from, size_t(bytes)); }
   void download(void* to, const std::byte* from, int64_t bytes) override { std::memcpy(to, from, size_t(bytes)); }
   std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph) override {
-    return std::make_unique<CpuProgram>(std::move(graph), pool_, shared_, by_reference_);
+    return std::make_unique<CpuProgram>(std::move(graph), pool_, by_reference_, nullptr, scratch_);
+  }
+  std::unique_ptr<Program> compile_in(Workspace& shared, std::unique_ptr<Graph> graph) override {
+    return std::make_unique<CpuProgram>(std::move(graph), pool_, by_reference_, &shared, scratch_);
   }
 
  private:
   ThreadPool pool_;
-  Shared shared_;
+  Workspace scratch_;
   bool by_reference_;
 };
 
 }  // namespace
 
+bool cpu_instructions(std::string_view name) { return force_simd(name); }
 std::unique_ptr<Device> cpu(int threads) { return std::make_unique<Cpu>(threads, false); }
 std::unique_ptr<Device> reference(int threads) { return std::make_unique<Cpu>(threads, true); }
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "graph/graph.h"
@@ -56,6 +57,12 @@ struct Streamed {
   double bytes_per_second = 0;     // of such a copy, when it was timed
 };
 
+// Memory in which programs work one after the other; empty at first, and the device's to fill. See Device::compile_in.
+struct Workspace {
+  std::shared_ptr<void> memory;
+  int64_t bytes = 0;
+};
+
 class Device {
  public:
   virtual ~Device() = default;
@@ -70,10 +77,17 @@ class Device {
   virtual std::unique_ptr<Program> compile(std::unique_ptr<Graph> graph) = 0;
   // Of what has been compiled so far. All zero where everything is kept.
   virtual Streamed streamed() const { return {}; }
+  // compile() for a program whose inputs are all written anew before each run, and whose outputs nobody reads once another one of the
+  // workspace has been written to: they may share memory. Steps of a batch are of ever new shapes, and to touch fresh memory for the first
+  // time takes a good part of a small step.
+  virtual std::unique_ptr<Program> compile_in(Workspace&, std::unique_ptr<Graph> graph) { return compile(std::move(graph)); }
 };
 
 // The CPU with that many threads (0: all that this process may use).
 std::unique_ptr<Device> cpu(int threads = 0);
+// Which of the processor's instruction sets it works with from now on, "plain" for none but C++'s, "" for the one it began with. False if
+// there is none of that name here. For comparisons: results differ in the last digits.
+bool cpu_instructions(std::string_view name);
 // The CPU, every op by its plain reference: slow, and what all else is held against.
 std::unique_ptr<Device> reference(int threads = 0);
 // The CUDA card of that number. Of a model's layers (scopes "layer.N.…") the first `layers` keep their weights on it, the others' stay

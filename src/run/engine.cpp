@@ -59,7 +59,7 @@ Program& Engine::program(const StepShape& shape, const std::optional<DrawShape>&
   const Tensor logits = model_.logits(step, cache_.memory());
   if (draw) graph->output("drawn", model_.draw(logits, DrawInputs(*graph, shape.wanted, *draw)));
   graph->output("logits", logits, draw.has_value());
-  programs_.push_front({shape, draw, device_.compile(std::move(graph))});
+  programs_.push_front({shape, draw, device_.compile_in(workspace_, std::move(graph))});
   return *programs_.front().program;
 }
 

@@ -88,6 +88,7 @@ class Engine {
   std::list<Recorded> programs_;   // the most recently used first
   Program* last_ = nullptr;        // what was run last, and how many of its rows were wanted
   int64_t wanted_ = 0;
+  Workspace workspace_;            // of all programs
 };
 
 }  // namespace folio

@@ -5,7 +5,6 @@
 #include <map>
 
 #include "base/error.h"
-#include "cpu/simd/simd.h"
 #include "text/stream.h"
 #include "tools/lib/machine.h"
 
@@ -18,8 +17,8 @@ constexpr int64_t rows_at_once = 64;   // whose logits are wanted, when a text i
 // The device and the engine of a setting; the instruction set stays chosen as long as they live.
 class Machine {
  public:
-  Machine(const OpenModel& model, const std::string& name, const Setting& setting, int sequences) : before_(simd().name) {
-    if (!setting.simd.empty()) check(force_simd(setting.simd), "there is no instruction set '", setting.simd, "' here");
+  Machine(const OpenModel& model, const std::string& name, const Setting& setting, int sequences) {
+    check(cpu_instructions(setting.simd), "there is no instruction set '", setting.simd, "' here");
     device_ = open_device(name, setting.threads > 0 ? setting.threads : model.threads);
     EngineOptions options = setting.engine;
     options.sequences = sequences;
@@ -27,13 +26,12 @@ class Machine {
   }
   ~Machine() {
     engine.reset();
-    force_simd(before_);
+    cpu_instructions("");
   }
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
  private:
-  const std::string before_;
   std::unique_ptr<Device> device_;
 
  public:

@@ -3,13 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
-#include <thread>
+#include <cstdio>
+#include <iostream>
 
 #include "base/error.h"
 #include "base/threads.h"
 #include "models/zoo.h"
-#include "run/scheduler.h"
 #include "tools/lib/model.h"
 #include "tools/lib/random_model.h"
 
@@ -17,167 +16,188 @@ namespace folio {
 
 namespace {
 
-using Text = std::vector<Token>;
+constexpr double busy = 0.7;   // of the requests a second that a closed loop serves without what is remembered, where no rate is given
 
-// Requests as they come: `after` a reply to the one of that number, whose answer stands before `prompt` then; -1: at once.
-struct Visit {
-  Text prompt;
-  int after = -1;
-};
-struct Trace {
+constexpr int guessed_answer = 64;   // tokens at least, where guesses are measured: what they are worth has to be found out first
+
+struct TraceKind {
   const char* name;
-  std::vector<Visit> visits;
+  Trace (Traces::*make)();
+};
+constexpr TraceKind kinds[] = {{"shared prefix", &Traces::shared_prefix},
+                               {"conversations", &Traces::conversations},
+                               {"tree of thoughts", &Traces::thoughts},
+                               {"nothing shared", &Traces::nothing_shared}};
+
+struct Row {
+  const char *trace, *load;
+  bool remember;
+  Served served;
+};
+struct Line {
+  const char* key;
+  double value;
+  std::string what, shown, aim;
 };
 
-struct Served {
-  double seconds = 0, hits = 0;
-  int64_t tokens = 0, steps = 0;
-  std::vector<double> first, between;   // seconds
-};
-
-double quantile(std::vector<double> all, double q) {
-  if (all.empty()) return 0;
+double median(std::vector<double> all) {
   std::sort(all.begin(), all.end());
-  return all[std::min(all.size() - 1, size_t(q * double(all.size())))];
+  const size_t n = all.size();
+  return n % 2 ? all[n / 2] : (all[n / 2 - 1] + all[n / 2]) / 2;
 }
+
+// Guesses that are never right: what guessing costs at worst.
+class WrongDrafter final : public Drafter {
+ public:
+  explicit WrongDrafter(int64_t vocab) : vocab_(vocab) {}
+  std::vector<Token> propose(std::span<const Token> text, int most) override {
+    std::vector<Token> tokens(1, text.back());
+    for (int i = 0; i < most; ++i) tokens.push_back(Token((int64_t(tokens.back()) * 31 + 7) % vocab_));   // as good as random
+    return {tokens.begin() + 1, tokens.end()};
+  }
+
+ private:
+  const int64_t vocab_;
+};
 
 class ServeBench {
  public:
-  ServeBench(const Model& model, Device& device, const BenchServeFlags& flags) : model_(model), device_(device), flags_(flags) {}
+  ServeBench(const Model& model, Device& device, const BenchServeFlags& flags)
+      : model_(model), device_(device), flags_(flags), make_(flags.sizes, model.vocab()) {}
 
-  Text words(int n) {
-    Text text;
-    for (int i = 0; i < n; ++i) text.push_back(Token(random_() % uint64_t(model_.vocab())));
-    return text;
+  void run() {
+    for (const TraceKind& kind : kinds)
+      if (wanted(kind.name)) trace(kind);
+    if (wanted("first token")) first_token();
+    if (wanted("looking up")) lookup();
+    if (wanted("texts at once")) batch();
+    if (wanted("guesses")) guesses();
+    if (wanted("deterministic")) deterministic();
+    check(!rows.empty() || !lines.empty(), "bench: no trace and no line has '", flags_.only, "' in its name");
   }
-  Trace shared_prefix() {
-    Trace trace{"shared prefix", {}};
-    const Text beginning = words(flags_.shared);
-    for (int i = 0; i < flags_.requests; ++i) {
-      Text text = beginning, own = words(flags_.own);
-      text.insert(text.end(), own.begin(), own.end());
-      trace.visits.push_back({text, -1});
-    }
-    return trace;
-  }
-  Trace conversations() {
-    Trace trace{"conversations", {}};
-    const int each = std::max(1, flags_.requests / flags_.turns);
-    for (int turn = 0; turn < flags_.turns; ++turn)
-      for (int i = 0; i < each; ++i) trace.visits.push_back({words(turn == 0 ? flags_.shared / 2 : flags_.own), turn == 0 ? -1 : (turn - 1) * each + i});
-    return trace;
-  }
-  Trace nothing_shared() {
-    Trace trace{"nothing shared", {}};
-    for (int i = 0; i < flags_.requests; ++i) trace.visits.push_back({words(flags_.shared / 2), -1});
-    return trace;
-  }
+
+  std::vector<Row> rows;
+  std::vector<Line> lines;
+
+ private:
+  bool wanted(const std::string& name) const { return name.find(flags_.only) != std::string::npos; }
 
   Engine engine(bool remember, int running, bool deterministic = false) {
-    const int64_t longest = std::max<int64_t>(flags_.shared + (flags_.own + flags_.draw) * (flags_.turns + 1), flags_.hit + 64) + 64;
-    return Engine(model_, device_, {.context = std::min(longest, model_.longest()), .sequences = running, .remember = remember,
-                                    .deterministic = deterministic});
+    const TraceSizes& s = flags_.sizes;
+    const int64_t turns = std::max<int64_t>(s.turns, int64_t(std::log2(s.requests)) + 1);   // a tree of thoughts is no deeper
+    const int64_t behind = std::max<int64_t>((s.own + flags_.draw) * (turns + 1), 2 * guessed_answer);
+    const int64_t longest = std::max<int64_t>(s.shared + behind, flags_.hit + 64) + 64;
+    EngineOptions options{.context = std::min(longest, model_.longest()), .sequences = running, .remember = remember};
+    options.deterministic = deterministic;
+    return Engine(model_, device_, options);
   }
 
-  Served run(const Trace& trace, bool remember, int running, bool guesses = false, bool deterministic = false) {
-    Engine e = engine(remember, running, deterministic);
-    struct Client {
-      double asked = 0, last = 0;
-      Text whole;
-    };
-    std::vector<Client> clients(trace.visits.size());
-    Served out;
-    Scheduler* at = nullptr;
-    std::map<int64_t, size_t> whose;
-    int64_t next = 0;
-    const double start = seconds_now();
-    auto ask = [&](size_t i) {
-      Client& c = clients[i];
-      if (trace.visits[i].after >= 0) c.whole = clients[size_t(trace.visits[i].after)].whole;
-      c.whole.insert(c.whole.end(), trace.visits[i].prompt.begin(), trace.visits[i].prompt.end());
-      c.asked = c.last = seconds_now();
-      Request request{.prompt = c.whole, .sampling = {.temperature = 0}, .options = {}, .scope = ""};
-      request.options.limit = flags_.draw;
-      request.options.show = [&c, &out](const Drawn& drawn) {
-        if (drawn.token < 0) return;
-        const double now = seconds_now();
-        (c.last == c.asked ? out.first : out.between).push_back(now - c.last);
-        c.last = now;
-        c.whole.push_back(drawn.token);
-      };
-      whose[next++] = i;
-      at->add(std::move(request));
-    };
-    std::vector<size_t> due;
-    SchedulerOptions options{.step_tokens = e.chunk(), .running = running};
-    if (guesses) options.drafter = [](const Request&) { return std::make_unique<NgramDrafter>(2); };
-    Scheduler scheduler(e, options, [&](int64_t id, const Reply&) {
-      for (size_t i = 0; i < trace.visits.size(); ++i)
-        if (trace.visits[i].after == int(whose.at(id))) due.push_back(i);
-    });
-    at = &scheduler;
-    size_t fresh = 0;
-    double arrival = start;
-    std::exponential_distribution<double> gap(flags_.rate > 0 ? flags_.rate : 1);
-    for (bool more = true; more;) {
-      for (; fresh < trace.visits.size() && trace.visits[fresh].after < 0; ++fresh) {
-        if (flags_.rate > 0 && arrival > seconds_now()) break;
-        if (flags_.rate == 0 && scheduler.waiting() + scheduler.running() >= 2 * running) break;
-        ask(fresh);
-        arrival += gap(random_);
-      }
-      for (size_t i : std::exchange(due, {})) ask(i);
-      const bool busy = scheduler.step();
-      const bool coming = fresh < trace.visits.size() && trace.visits[fresh].after < 0;
-      more = busy || !due.empty() || coming;
-      if (!busy && coming && due.empty()) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  void line(const char* key, double value, const std::string& what, const std::string& shown, const std::string& aim) {
+    lines.push_back({key, value, what, shown, aim});
+  }
+  void times(const char* key, double value, const std::string& what, const std::string& aim) {
+    line(key, value, what, fixed(value, 2) + "x", aim);
+  }
+
+  // The rate of a() as a multiple of that of b(), the median of pairs.
+  template <class A, class B> double paired(A a, B b) {
+    std::vector<double> ratios;
+    for (int r = 0; r < flags_.repeats; ++r) {
+      const double first = r % 2 ? b() : a(), second = r % 2 ? a() : b();
+      ratios.push_back(r % 2 ? second / first : first / second);
     }
-    out.seconds = seconds_now() - start;
-    const SchedulerStats& s = scheduler.stats();
-    out.tokens = s.drawn_tokens;
-    out.steps = s.steps;
-    out.hits = double(s.cached_tokens) / double(std::max<int64_t>(1, s.cached_tokens + s.prompt_tokens));
-    return out;
+    return median(ratios);
   }
 
-  // Seconds until the first token of a long prompt that is not known, and of one that is.
-  std::pair<double, double> first_token() {
-    Engine e = engine(true, 2);
-    const Text known = words(flags_.hit);
-    auto ask = [&](Text text) {
-      const Text last = words(1);
-      text.insert(text.end(), last.begin(), last.end());
-      double best = 1e9;
+  void trace(const TraceKind& kind) {
+    Engine off = engine(false, flags_.running), on = engine(true, flags_.running);
+    Load load{.running = flags_.running, .draw = flags_.draw};
+    for (Engine* e : {&off, &on}) serve(*e, (make_.*kind.make)(), load);
+    Served best[2];
+    const auto once = [&](bool remember) {
+      Served s = serve(remember ? on : off, (make_.*kind.make)(), load);
+      const double rate = s.rate();
+      if (best[remember].tokens == 0 || rate > best[remember].rate()) best[remember] = std::move(s);
+      return rate;
+    };
+    const double gain = paired([&] { return once(true); }, [&] { return once(false); });
+    for (bool remember : {false, true}) rows.push_back({kind.name, "closed", remember, best[remember]});
+    const std::string name = kind.name;
+    if (name == "shared prefix") times("shared_prefix_speedup", gain, "shared prefix, with what is remembered against without", "5x");
+    if (name == "nothing shared") {
+      line("overhead_without_hits", 1 - gain, "cost of remembering where nothing is found", fixed((1 - gain) * 100, 1) + "%", "< 1%");
+      const double own = (bookkeeping(true) - bookkeeping(false)) / best[0].seconds;
+      line("bookkeeping_without_hits", own, "of it the cache's own work, timed without a model", fixed(own * 100, 3) + "%", "< 1%");
+    }
+    load.rate = flags_.rate > 0 ? flags_.rate : busy * double(best[0].requests) / best[0].seconds;
+    for (bool remember : {false, true}) {
+      Served soonest;
+      for (int r = 0; r < flags_.repeats; ++r)
+        if (Served s = serve(remember ? on : off, (make_.*kind.make)(), load);
+            r == 0 || quantile(s.first, 0.5) < quantile(soonest.first, 0.5))
+          soonest = std::move(s);
+      rows.push_back({kind.name, "Poisson", remember, soonest});
+    }
+  }
+
+  // Seconds of what the cache does in the trace of nothing shared, when it has done so before: opens, pages, commits, closes.
+  double bookkeeping(bool remember) {
+    const auto small = cpu(1);
+    const CacheOptions options = engine(remember, flags_.running).cache().options();
+    Cache cache(*small, {{.rows = {{.name = "k", .type = F32, .shape = {1, 1}}}}}, options);
+    double best = 1e9;
+    for (int r = 0; r < 10; ++r) {
+      const Trace trace = make_.nothing_shared();
       const double start = seconds_now();
-      Scheduler scheduler(e, {.step_tokens = e.chunk(), .running = 1}, [](int64_t, const Reply&) {});
-      GenerateOptions one;
-      one.limit = 1;
-      scheduler.add({text, {.temperature = 0}, one, ""});
-      while (scheduler.step()) {
+      for (const Visit& visit : trace) {
+        const std::span<const Token> text(visit.prompt);
+        cache.match(text);   // looked up once when it waits, once when it comes in
+        Seq seq = cache.open(text);
+        for (size_t at = 0; at < text.size() + size_t(flags_.draw); at = size_t(seq.length())) {
+          const auto part = at < text.size() ? text.subspan(at, std::min(size_t(options.step_tokens), text.size() - at)) : text.first(1);
+          check(cache.reserve(seq, int(part.size()), int(part.size())), "bench: the cache is too small");
+          cache.commit(seq, part);
+        }
+        cache.close(seq);
       }
       best = std::min(best, seconds_now() - start);
-      return best;
+    }
+    return best;
+  }
+
+  // Seconds until the first token of a long prompt that is not known, against one that is.
+  void first_token() {
+    Engine e = engine(true, 2);
+    const auto seconds = [&](const std::vector<Token>& text) {
+      const Served s = serve(e, {{text, -1}}, {.running = 1, .draw = 1});
+      return s.first.at(0);
     };
-    const double cold = ask(known);
-    double warm = 1e9;
-    for (int r = 0; r < flags_.repeats; ++r) warm = std::min(warm, ask(known));
-    return {cold, warm};
+    std::vector<double> times;
+    seconds(make_.words(flags_.hit + 1));   // records its steps
+    for (int r = 0; r < flags_.repeats; ++r) {
+      auto text = make_.words(flags_.hit + 1);
+      const double cold = seconds(text);
+      text.back() = make_.words(1)[0];
+      times.push_back(cold / seconds(text));
+    }
+    const double value = median(times);
+    line("hit_speedup", value, "first token of a known prompt of " + std::to_string(flags_.hit), fixed(value, 1) + "x sooner", "20x");
   }
 
   // Seconds to look up a prompt that is remembered, among others that begin alike.
-  double lookup() {
+  void lookup() {
     const auto small = cpu(1);
     Cache cache(*small, {{.rows = {{.name = "k", .type = F32, .shape = {1, 1}}}}},
                 {.context = flags_.match + 64, .sequences = 64, .step_tokens = 512, .remember = true});
-    const Text text = words(flags_.match);
+    const auto text = make_.words(flags_.match);
     for (int other = 0; other < 32; ++other) {
-      Text one = text;
+      auto one = text;
       for (size_t i = size_t(other) * 64; i < one.size(); ++i) one[i] ^= other;   // differs from its own page on
       Seq seq = cache.open({});
       while (seq.length() < int64_t(one.size())) {
         const int n = int(std::min<int64_t>(512, int64_t(one.size()) - seq.length()));
         check(cache.reserve(seq, n, n), "bench: the cache is too small");
-        cache.commit(seq, std::span(one).subspan(size_t(seq.length()), size_t(n)));
+        cache.commit(seq, std::span<const Token>(one).subspan(size_t(seq.length()), size_t(n)));
       }
       cache.close(seq);
     }
@@ -187,29 +207,94 @@ class ServeBench {
       check(cache.match(text) == flags_.match / page_tokens * page_tokens, "bench: the prompt was not found");
       best = std::min(best, seconds_now() - start);
     }
-    return best;
+    line("lookup_seconds", best, "looking up a prompt of " + std::to_string(flags_.match), fixed(best * 1e6, 1) + " µs", "< 50 µs");
   }
 
-  // A text that repeats itself.
-  Trace repetitive() {
-    Trace trace{"repetitive", {}};
-    const Text phrase = words(12);
-    for (int i = 0; i < flags_.running; ++i) {
-      Text text;
-      while (text.size() < 120) text.insert(text.end(), phrase.begin(), phrase.end());
-      trace.visits.push_back({text, -1});
+  void batch() {
+    Engine alone = engine(false, 1), many = engine(false, flags_.running);
+    const Trace trace = make_.repetitive(flags_.running);
+    const auto rate = [&](Engine& e, int running) {
+      return [&, running] { return serve(e, trace, {.running = running, .draw = flags_.draw}).rate(); };
+    };
+    const auto one = rate(alone, 1), all = rate(many, flags_.running);
+    one(), all();
+    times("batch_speedup", paired(all, one), std::to_string(flags_.running) + " texts at once against one, prompts of 120 tokens and all",
+          "4x (8 of 1b, q8_0)");
+    std::vector<double> drawing[2];   // seconds between tokens, which no prompt of others is part of
+    for (int r = 0; r < flags_.repeats; ++r)
+      for (bool together : {false, true})
+        drawing[together].push_back(
+            quantile(serve(together ? many : alone, trace, {.running = together ? flags_.running : 1, .draw = flags_.draw}).between, 0.5));
+    times("batch_decode_speedup", flags_.running * median(drawing[0]) / median(drawing[1]), "the same, only between tokens", "");
+  }
+
+  void guesses() {
+    const auto ngram = [](const Request&) { return std::make_unique<NgramDrafter>(2); };
+    const auto wrong = [this](const Request&) { return std::make_unique<WrongDrafter>(model_.vocab()); };
+    for (int running : {1, flags_.running}) {
+      Engine e = engine(false, running);
+      const Trace repeats = make_.repetitive(2 * flags_.running), nothing = make_.nothing_shared();
+      const int draw = std::max(flags_.draw, guessed_answer);
+      const auto rate = [&, draw](const Trace& trace, decltype(Load::drafter) drafter) {
+        return [&, drafter] { return serve(e, trace, {.running = running, .draw = draw, .drafter = drafter}).rate(); };
+      };
+      const bool alone = running == 1;
+      const std::string where = alone ? ", one at a time" : ", " + std::to_string(running) + " at once";
+      rate(repeats, nullptr)();
+      times(alone ? "ngram_speedup_alone" : "ngram_speedup_batch", paired(rate(repeats, ngram), rate(repeats, nullptr)),
+            "guesses by n-grams on repetitive text" + where, alone ? "2x" : "never under 0.97x");
+      const Trace few(nothing.begin(), nothing.begin() + std::min<ptrdiff_t>(ptrdiff_t(nothing.size()), 2 * flags_.running));
+      times(alone ? "wrong_guesses_alone" : "wrong_guesses_batch", paired(rate(few, wrong), rate(few, nullptr)),
+            "guesses that are never right" + where, "never under 0.97x");
     }
-    return trace;
   }
 
- private:
+  // Prompts that are all read, and answers.
+  void deterministic() {
+    Engine plain = engine(false, flags_.running), same = engine(false, flags_.running, true);
+    const Trace trace = make_.nothing_shared();
+    const auto rate = [&](Engine& e) { return [&] { return serve(e, trace, {.running = flags_.running, .draw = flags_.draw}).rate(); }; };
+    rate(plain)(), rate(same)();
+    const double cost = 1 - paired(rate(same), rate(plain));
+    line("deterministic_cost", cost, "cost of --deterministic", fixed(cost * 100, 1) + "%", "< 15%");
+  }
+
   const Model& model_;
   Device& device_;
   const BenchServeFlags& flags_;
-  std::mt19937_64 random_{3};
+  Traces make_;
 };
 
-double rate_of(const Served& s) { return double(s.tokens) / s.seconds; }
+nlohmann::json json_of(const ServeBench& bench) {
+  nlohmann::json json = {{"traces", nlohmann::json::array()}, {"lines", nlohmann::json::object()}};
+  for (const Row& row : bench.rows) {
+    const Served& s = row.served;
+    nlohmann::json one = {{"trace", row.trace}, {"load", row.load}, {"cache", row.remember}, {"tps", s.rate()}, {"hit_rate", s.hits}};
+    for (const auto& [name, q] : {std::pair("p50", 0.5), {"p90", 0.9}, {"p99", 0.99}}) {
+      one[std::string("first_") + name] = quantile(s.first, q);
+      one[std::string("between_") + name] = quantile(s.between, q);
+    }
+    json["traces"].push_back(one);
+  }
+  for (const Line& line : bench.lines) json["lines"][line.key] = line.value;
+  return json;
+}
+
+void print(const ServeBench& bench, bool csv) {
+  const auto three = [](const std::vector<double>& s) {
+    return fixed(quantile(s, 0.5) * 1e3, 2) + " / " + fixed(quantile(s, 0.9) * 1e3, 2) + " / " + fixed(quantile(s, 0.99) * 1e3, 2);
+  };
+  std::vector<std::vector<std::string>> cells = {
+      {"trace", "load", "cache", "tokens/s", "found", "first token p50 / p90 / p99 ms", "between p50 / p90 / p99 ms"}};
+  for (const Row& row : bench.rows)
+    cells.push_back({row.trace, row.load, row.remember ? "on" : "off", fixed(row.served.rate(), 1), fixed(row.served.hits * 100, 0) + "%",
+                     three(row.served.first), three(row.served.between)});
+  if (!bench.rows.empty()) print_cells(cells, csv);
+  cells = {{"line", "measured", "aim"}};
+  for (const Line& line : bench.lines) cells.push_back({line.what, line.shown, line.aim});
+  if (!bench.rows.empty() && !bench.lines.empty()) std::cout << "\n";
+  if (!bench.lines.empty()) print_cells(cells, csv);
+}
 
 }  // namespace
 
@@ -217,17 +302,24 @@ void add_bench_serve_flags(CLI::App& app, BenchServeFlags& flags) {
   auto count = [&](const char* name, int& value, const char* what) {
     app.add_option(name, value, what)->check(CLI::Range(1, 1 << 20))->capture_default_str();
   };
+  app.footer("Examples:\n  bench serve -t 2\n  bench serve --shape 1b --type q8_0 --only 'texts at once' --repeats 1\n"
+             "  bench serve -m models/weights/folio-text-4m.folio --only guesses --draw 64\n  bench serve --rate 20 --json");
   app.add_option("--shape", flags.shape, "random weights of a known shape: " + model_shapes())->capture_default_str();
   app.add_option("-m,--model", flags.file, "a model file, in place of a shape");
-  count("--requests", flags.requests, "of each trace");
+  app.add_option("--only", flags.only,
+                 "only traces and lines with this in their name: shared prefix, conversations, tree of thoughts, nothing shared, "
+                 "first token, looking up, texts at once, guesses, deterministic");
+  count("--requests", flags.sizes.requests, "of each trace");
   count("--max-batch", flags.running, "texts at once");
-  count("--shared", flags.shared, "tokens of the beginning that texts share");
-  count("--own", flags.own, "tokens that each has behind it, and of a turn");
+  count("--shared", flags.sizes.shared, "tokens of the beginning that texts share");
+  count("--own", flags.sizes.own, "tokens that each has behind it, and of a turn or thought");
   count("--draw", flags.draw, "tokens of an answer");
-  count("--turns", flags.turns, "of a conversation");
+  count("--turns", flags.sizes.turns, "of a conversation");
   count("--hit", flags.hit, "tokens of the prompt whose first token is timed");
   count("--match", flags.match, "tokens of the prompt that is looked up");
-  app.add_option("--rate", flags.rate, "arrivals a second, at random; 0: the next comes when one leaves")->check(CLI::Range(0.0, 1e6));
+  app.add_option("--rate", flags.rate,
+                 "requests a second that come at random; 0: 0.7 of those that a closed loop serves without what is remembered")
+      ->check(CLI::Range(0.0, 1e6));
 }
 
 int bench_serve(const BenchServeFlags& flags) {
@@ -237,61 +329,9 @@ int bench_serve(const BenchServeFlags& flags) {
   const Weights weights = flags.file.empty() ? random_weights(model_shape(flags.shape), weight_formats({type})[0]) : Weights(flags.file);
   const auto model = load_model(weights);
   ServeBench bench(*model, *device, flags);
-  std::vector<std::vector<std::string>> rows = {{"trace", "cache", "tokens/s", "found", "first token p50 / p90 / p99 ms", "between p50 / p90 / p99 ms"}};
-  nlohmann::json json = {{"traces", nlohmann::json::array()}};
-  auto three = [](const std::vector<double>& s) {
-    return fixed(quantile(s, 0.5) * 1e3, 2) + " / " + fixed(quantile(s, 0.9) * 1e3, 2) + " / " + fixed(quantile(s, 0.99) * 1e3, 2);
-  };
-  std::map<std::string, double> best[2];
-  for (const Trace& trace : {bench.shared_prefix(), bench.conversations(), bench.nothing_shared()})
-    for (int remember : {0, 1}) {
-      Served s;
-      for (int r = 0; r < flags.repeats; ++r)
-        if (Served one = bench.run(trace, remember, flags.running); r == 0 || rate_of(one) > rate_of(s)) s = one;
-      best[remember][trace.name] = rate_of(s);
-      rows.push_back({trace.name, remember ? "on" : "off", fixed(rate_of(s), 1), fixed(s.hits * 100, 0) + "%", three(s.first), three(s.between)});
-      json["traces"].push_back({{"trace", trace.name}, {"cache", bool(remember)}, {"tps", rate_of(s)}, {"hit_rate", s.hits},
-                                {"first_p50", quantile(s.first, 0.5)}, {"first_p90", quantile(s.first, 0.9)}, {"first_p99", quantile(s.first, 0.99)},
-                                {"between_p50", quantile(s.between, 0.5)}, {"between_p90", quantile(s.between, 0.9)},
-                                {"between_p99", quantile(s.between, 0.99)}});
-    }
-  const auto [cold, warm] = bench.first_token();
-  const double looked = bench.lookup();
-  auto fastest = [&](const Trace& trace, int running, bool guesses) {
-    double most = 0;
-    for (int r = 0; r < flags.repeats; ++r) most = std::max(most, rate_of(bench.run(trace, false, running, guesses)));
-    return most;
-  };
-  const Trace short_ones = bench.repetitive();
-  const double one = fastest(short_ones, 1, false), many = fastest(short_ones, flags.running, false);
-  const double guessed_one = fastest(short_ones, 1, true), guessed = fastest(short_ones, flags.running, true);
-  // Prompts that are all read and answers, in turns so that a machine's moods fall on both.
-  double plain = 0, deterministic = 0;
-  const Trace read = bench.nothing_shared();
-  for (int r = 0; r < flags.repeats; ++r) {
-    plain = std::max(plain, rate_of(bench.run(read, false, flags.running)));
-    deterministic = std::max(deterministic, rate_of(bench.run(read, false, flags.running, false, true)));
-  }
-  const double same_bits = 1 - deterministic / plain;
-  const double overhead = 1 - best[1]["nothing shared"] / best[0]["nothing shared"], shared = best[1]["shared prefix"] / best[0]["shared prefix"];
-  json["lines"] = {{"overhead_without_hits", overhead}, {"shared_prefix_speedup", shared}, {"hit_speedup", cold / warm}, {"lookup_seconds", looked},
-                   {"batch_speedup", many / one}, {"ngram_speedup_alone", guessed_one / one}, {"ngram_speedup_batch", guessed / many},
-                   {"deterministic_cost", same_bits}};
-  if (flags.json) {
-    std::printf("%s\n", json.dump().c_str());
-    return 0;
-  }
-  print_cells(rows, flags.csv);
-  std::vector<std::vector<std::string>> lines = {{"line", "measured", "aim"}};
-  lines.push_back({"cost of remembering where nothing is found", fixed(overhead * 100, 1) + "%", "< 1%"});
-  lines.push_back({"shared prefix, with against without", fixed(shared, 2) + "x", "5x"});
-  lines.push_back({"first token of a known prompt of " + std::to_string(flags.hit), fixed(cold / warm, 1) + "x sooner", "20x"});
-  lines.push_back({"looking up a prompt of " + std::to_string(flags.match), fixed(looked * 1e6, 1) + " µs", "< 50 µs"});
-  lines.push_back({std::to_string(flags.running) + " texts at once against one", fixed(many / one, 2) + "x", "4x (8 of 1b, q8_0)"});
-  lines.push_back({"guesses by n-grams on repetitive text, one at a time", fixed(guessed_one / one, 2) + "x", "2x"});
-  lines.push_back({"the same, " + std::to_string(flags.running) + " at once", fixed(guessed / many, 2) + "x", "never under 0.97x"});
-  lines.push_back({"cost of --deterministic", fixed(same_bits * 100, 1) + "%", "< 15%"});
-  print_cells(lines, flags.csv);
+  bench.run();
+  if (flags.json) std::printf("%s\n", json_of(bench).dump().c_str());
+  else print(bench, flags.csv);
   return 0;
 }
 

@@ -69,7 +69,7 @@ static const Simd*& active() {
 const Simd& simd() { return *active(); }
 
 bool force_simd(std::string_view name) {
-  const Simd* set = named(name);
+  const Simd* set = name.empty() ? pick() : named(name);
   if (set) active() = set;
   return set != nullptr;
 }

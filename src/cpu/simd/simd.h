@@ -11,6 +11,6 @@ namespace folio {
 
 const Simd& simd();                              // the active table. Throws Error if FOLIO_SIMD names one that cannot run here
 std::vector<const Simd*> simd_sets();            // those that this build has and this processor can run, best first
-bool force_simd(std::string_view name);          // makes it the active table (tests); false if it cannot run here
+bool force_simd(std::string_view name);          // makes it the active table, "" the one at the start; false if it cannot run here
 
 }  // namespace folio
