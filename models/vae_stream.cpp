@@ -92,8 +92,8 @@ class VaeStream::Recorder {
     if (x.dim(1) == 0) return;
     const int64_t row = b.cols * b.channels, pages = padded(b.rows + 2 * b.margin, page_tokens) / page_tokens;
     const Tensor pool = Tensor::of(F32, {pages, page_tokens, 1, row}, stream_.memory_ + b.offset);
-    graph_.record(Append{.x = x.reshape({x.dim(1), 1, row}), .page = count_.slice(0, pages).reshape({1, pages}), .seq = zeros_.slice(0, x.dim(1)),
-                         .pos = count_.slice(at + b.margin, x.dim(1)), .pool = pool});
+    graph_.record(Append{.x = x.reshape({x.dim(1), 1, row}), .page = count_.slice(0, pages).reshape({1, pages}),
+                         .seq = zeros_.slice(0, x.dim(1)), .pos = count_.slice(at + b.margin, x.dim(1)), .pool = pool});
   }
 
   // A block whose output takes the place of its input, and its input that of the frame before.
@@ -181,7 +181,6 @@ VaeStream::VaeStream(const VaeNet& net, Device& device, int64_t rows, int64_t co
     device.free(memory_, memory_bytes_);
     throw;
   }
-  frame_.resize(size_t(values_.back().rows * values_.back().cols * values_.back().channels));
 }
 
 VaeStream::~VaeStream() {
@@ -254,7 +253,8 @@ std::unique_ptr<Graph> VaeStream::record_bands(const Stage& stage, int phase, in
 }
 
 void VaeStream::compile(int64_t limit) {
-  int64_t fixed = net_.weight_bytes(), used = 0;
+  if (device_.apart()) frame_.resize(size_t(frame_count()));
+  int64_t fixed = net_.weight_bytes() + int64_t(frame_.size() * sizeof(float)), used = 0;
   for (const Buffer& b : values_) fixed += b.bytes;
   for (const Buffer& b : past_) fixed += b.bytes, used += b.bytes;
   struct Recorded {
@@ -280,8 +280,8 @@ void VaeStream::compile(int64_t limit) {
     auto recorded = graphs(0);
     bool cut = false;
     for (int64_t tile = int64_t(16) << 20; limit > 0 && fixed + most(recorded) > limit; tile /= 2) {
-      check(tile > 0, "autoencoder: this size takes ", (fixed + most(recorded)) / 1000000 + 1, " MB in the narrowest bands, and the limit is ",
-            limit / 1000000, " MB");
+      check(tile > 0, "autoencoder: this size takes ", (fixed + most(recorded)) / 1000000 + 1,
+            " MB in the narrowest bands, and the limit is ", limit / 1000000, " MB");
       recorded = graphs(std::max<int64_t>(tile, 1));
       cut = true;
     }
@@ -300,8 +300,10 @@ void VaeStream::compile(int64_t limit) {
     temporary = std::max(temporary, (*one.to)->arena_bytes());
   }
   for (const Buffer& b : values_) used += b.used ? b.bytes : 0;
-  bytes_ = net_.weight_bytes() + used + temporary;
+  bytes_ = net_.weight_bytes() + used + temporary + int64_t(frame_.size() * sizeof(float));
 }
+
+int64_t VaeStream::frame_count() const { return values_.back().rows * values_.back().cols * values_.back().channels; }
 
 void VaeStream::push(const float* frame, int64_t from, const Sink& sink) {
   const Buffer& in = values_.front();
@@ -334,9 +336,9 @@ void VaeStream::behind(size_t k, int64_t from, const Sink& sink) {
   if (k + 1 < stages_.size()) return run(k + 1, from, sink);
   if (given_++ < from) return;
   const Buffer& out = buffer(net_.units().size());
-  device_.download(frame_.data(), memory_ + out.offset + out.margin * out.cols * out.channels * int64_t(sizeof(float)),
-                   int64_t(frame_.size() * sizeof(float)));
-  sink(frame_.data());
+  std::byte* at = memory_ + out.offset + out.margin * out.cols * out.channels * int64_t(sizeof(float));
+  if (device_.apart()) device_.download(frame_.data(), at, int64_t(frame_.size() * sizeof(float)));
+  sink(device_.apart() ? frame_.data() : reinterpret_cast<float*>(at));
 }
 
 }  // namespace folio
