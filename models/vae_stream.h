@@ -47,6 +47,7 @@ class VaeStream {
   struct Buffer {
     int64_t rows = 0, cols = 0, channels = 0, margin = 0, offset = 0, bytes = 0;
     bool used = false;                                  // by some program
+    bool lent = false, hosts = false;                   // lies in another that is not needed meanwhile; is that other
   };
   struct Stage {
     size_t first = 0, last = 0;                         // units [first, last)
@@ -58,6 +59,7 @@ class VaeStream {
   class Recorder;
 
   void lay_out(int64_t rows, int64_t cols);
+  void lend(size_t unit);
   void compile(int64_t limit);
   const Buffer& buffer(size_t unit) const { return values_[size_t(home_[unit])]; }
   std::unique_ptr<Graph> record_whole(const Stage& stage, int phase) const;
