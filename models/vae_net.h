@@ -24,9 +24,7 @@
 #include <vector>
 
 #include "files/weights.h"
-#include "ops/conv.h"
-#include "ops/image.h"
-#include "ops/rows.h"
+#include "ops/ops.h"
 
 namespace folio {
 
@@ -56,8 +54,8 @@ struct VaeUnit {
 
 class VaeNet {
  public:
-  // half: "encoder" or "decoder". The weights are used as `type` (F32, F16 or BF16); those that are stored so and need no fold stay where the
-  // file has them, which must stay open. Throws Error, naming the tensor, if something is missing or does not fit.
+  // half: "encoder" or "decoder". The weights are used as `type` (F32, F16 or BF16); those that are stored so and need no fold stay where
+  // the file has them, which must stay open. Throws Error, naming the tensor, if something is missing or does not fit.
   VaeNet(const Weights& weights, const std::string& half, DType type);
 
   const std::vector<VaeUnit>& units() const { return units_; }
@@ -78,8 +76,8 @@ class VaeNet {
   std::vector<std::shared_ptr<std::byte>> made_;        // weights that the file does not hold as they are used
 };
 
-// One unit on whole frames x [N, H, W, in]. past [1, H, W, in]: the last frame of the run before, left as the last of this one; absent: zeros
-// stand before the first frame. phase: of the frames that the unit makes, or of those that it makes one of; −1: all, else that one alone.
+// One unit on whole frames x [N, H, W, in]. past [1, H, W, in]: the last frame of the run before, left as the last of this one; absent:
+// zeros stand before the first frame. phase: of the frames that the unit makes, or of those that it makes one of; −1: all, else that one alone.
 // acc: what the phases before have added up.
 Tensor record_unit(Graph& graph, const VaeUnit& unit, Tensor x, Tensor past, int phase, Tensor acc);
 // One step on rows of a frame, for those who cut it into bands: x holds all rows that it needs, `pad` says whether zeros stand above and

@@ -14,24 +14,8 @@ namespace {
 class RandomVae {
  public:
   explicit RandomVae(const VaeShape& shape) : shape_(shape) {
-    const int64_t pixels = 3 * shape.patch * shape.patch, n = shape.encoder;
-    conv("encoder.0", 9, pixels, n, true);
-    for (int level = 0; level < 3; ++level) {
-      const int at = 2 + 5 * level;
-      conv(join("encoder.", at, ".conv"), shape.time[size_t(2 - level)], n, n, false);
-      conv(join("encoder.", at + 1), 9, n, n, false);
-      for (int i = at + 2; i < at + 5; ++i) memory(join("encoder.", i), n);
-    }
-    conv("encoder.17", 9, n, shape.latent, true);
-    conv("decoder.1", 9, shape.latent, shape.decoder[0], true);
-    for (int level = 0; level < 3; ++level) {
-      const int at = 3 + 6 * level;
-      const int64_t c = shape.decoder[size_t(level)];
-      for (int i = at; i < at + 3; ++i) memory(join("decoder.", i), c);
-      conv(join("decoder.", at + 4, ".conv"), shape.time[size_t(level)], c, c, false);
-      conv(join("decoder.", at + 5), 9, c, shape.decoder[size_t(level) + 1], false);
-    }
-    conv("decoder.22", 9, shape.decoder[3], pixels, true);
+    if (shape.encoder > 0) encoder();
+    decoder();
   }
   Weights make() {
     std::shared_ptr<std::byte> memory(static_cast<std::byte*>(std::aligned_alloc(4096, size_t((bytes_ + 4095) / 4096 * 4096))), std::free);
@@ -49,6 +33,31 @@ class RandomVae {
   }
 
  private:
+  void encoder() {
+    const VaeShape& shape = shape_;
+    const int64_t pixels = 3 * shape.patch * shape.patch, n = shape.encoder;
+    conv("encoder.0", 9, pixels, n, true);
+    for (int level = 0; level < 3; ++level) {
+      const int at = 2 + 5 * level;
+      conv(join("encoder.", at, ".conv"), shape.time[size_t(2 - level)], n, n, false);
+      conv(join("encoder.", at + 1), 9, n, n, false);
+      for (int i = at + 2; i < at + 5; ++i) memory(join("encoder.", i), n);
+    }
+    conv("encoder.17", 9, n, shape.latent, true);
+  }
+  void decoder() {
+    const VaeShape& shape = shape_;
+    const int64_t pixels = 3 * shape.patch * shape.patch;
+    conv("decoder.1", 9, shape.latent, shape.decoder[0], true);
+    for (int level = 0; level < 3; ++level) {
+      const int at = 3 + 6 * level;
+      const int64_t c = shape.decoder[size_t(level)];
+      for (int i = at; i < at + 3; ++i) memory(join("decoder.", i), c);
+      conv(join("decoder.", at + 4, ".conv"), shape.time[size_t(level)], c, c, false);
+      conv(join("decoder.", at + 5), 9, c, shape.decoder[size_t(level) + 1], false);
+    }
+    conv("decoder.22", 9, shape.decoder[3], pixels, true);
+  }
   void conv(const std::string& name, int64_t taps, int64_t in, int64_t out, bool bias) {
     add(name + ".weight", {taps, in, out});
     if (bias) add(name + ".bias", {out});

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A thin autoencoder of TAEHV's layout for measuring: random weights made in memory, of the true widths or any others. Its pictures are noise.
+// A thin autoencoder of TAEHV's layout for measuring: random weights made in memory, of the true widths or any others.
 #pragma once
 #include <array>
 
@@ -9,7 +9,7 @@ namespace folio {
 
 struct VaeShape {
   int64_t latent = 16, patch = 1;                            // z; pixels to a side of what the nets call one
-  int64_t encoder = 64;                                      // channels
+  int64_t encoder = 64;                                      // channels; 0: there is none
   std::array<int64_t, 4> decoder = {256, 128, 64, 64};
   std::array<int64_t, 3> time = {1, 2, 2};                   // frames that each level makes of one; the encoder takes them in in reverse
 };
