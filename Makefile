@@ -2,7 +2,7 @@
 BUILD ?= build
 PRESET ?= release
 JOBS ?= $(shell nproc)
-MODEL ?= $(firstword $(wildcard models/weights/*.folio))
+MODEL ?= $(firstword $(wildcard models/weights/*text*.folio))
 PROMPT ?= ROMEO:
 VIDEO_MODEL ?= $(firstword $(wildcard models/weights/*shapes*.folio))
 VIDEO_PROMPT ?= a red circle bouncing
