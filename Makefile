@@ -2,17 +2,21 @@
 BUILD ?= build
 PRESET ?= release
 JOBS ?= $(shell nproc)
-MODEL ?= $(firstword $(wildcard models/weights/*.folio))
+MODEL ?= $(firstword $(wildcard models/weights/*text*.folio))
 PROMPT ?= ROMEO:
+VIDEO_MODEL ?= $(firstword $(wildcard models/weights/*shapes*.folio))
+VIDEO_PROMPT ?= a red circle bouncing
+VIDEO ?= $(BUILD)/clip.gif
 VENV := $(BUILD)/venv
 PACKAGES := g++ cmake make pkg-config python3 python3-venv libgtest-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libstb-dev libpcre2-dev libutf8proc-dev
 
-.PHONY: all build run test bench format op fuzz packages venv clean help
+.PHONY: all build run run-video test bench format op fuzz packages venv clean help
 all: build
 
 help:
 	@echo 'make            build everything into $(BUILD)/bin'
 	@echo 'make run        install missing system packages (when allowed), build, generate text with the shipped model'
+	@echo 'make run-video  likewise a clip: VIDEO_PROMPT="a red circle bouncing" VIDEO=build/clip.gif'
 	@echo 'make test       the whole test suite (ctest and the Python tests)'
 	@echo 'make bench      speed of a 1B shape on this machine; TYPE=q8_0 for one format'
 	@echo 'make format     clang-format over our sources'
@@ -39,6 +43,11 @@ venv: packages
 run: build
 	@[ -n "$(MODEL)" ] || { echo "folio: no model in models/weights; pass MODEL=file.folio" >&2; exit 1; }
 	$(BUILD)/bin/generate -m $(MODEL) -p "$(PROMPT)" -n 200 --temp 0.8 -s 1
+
+run-video: build
+	@[ -n "$(VIDEO_MODEL)" ] || { echo "folio: no video model in models/weights; pass VIDEO_MODEL=file.folio" >&2; exit 1; }
+	@$(BUILD)/bin/videogen -m $(VIDEO_MODEL) -p "$(VIDEO_PROMPT)" -s 1 -o $(VIDEO)
+	@echo "the clip is in $(abspath $(VIDEO))"
 
 test: build venv
 	@FOLIO_PYTHON=$(abspath $(VENV))/bin/python ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "files/video.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <charconv>
 #include <cmath>
@@ -29,9 +31,13 @@ class RawWriter : public FrameWriter {
  private:
   void write(const uint8_t* rgb) override {
     if (file_) return file_->write(rgb, bytes_);
-    // At once: whoever reads may want to show it.
-    const bool written = std::fwrite(rgb, 1, bytes_, stdout) == bytes_ && std::fflush(stdout) == 0;
-    check(written, "cannot write to standard output: ", std::strerror(errno));
+    // Not through stdio: Ctrl-C in the middle of a write would leave it with an error and a piece of the frame lost.
+    for (size_t done = 0; done < bytes_;) {
+      const ssize_t n = ::write(STDOUT_FILENO, rgb + done, bytes_ - done);
+      const int why = errno;
+      check(n >= 0 || why == EINTR, "cannot write to standard output: ", std::strerror(why));
+      if (n > 0) done += size_t(n);
+    }
   }
   void close() override {
     if (file_) file_->commit();
