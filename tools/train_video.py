@@ -79,7 +79,7 @@ GRID, LATENT = (5, 4, 4), 16
 VAE = {"encoder": 24, "decoder": (64, 48, 24, 16), "steps": 5000, "batch": 12, "frames": 9, "crop": 32, "muon": 0.02, "adam": 2e-3,
        "decay": 0.01, "warm": 50, "cool": 0.5, "noise": 0.05, "ema": 0.995, "seed": 1}
 BANK = {"clips": 16384, "shard": 256, "piece": 32, "seed": 2}
-FLOW = {"steps": 10000, "batch": 64, "muon": 0.02, "adam": 2e-3, "decay": 0.02, "warm": 100, "cool": 0.4, "ema": 0.998, "seed": 3,
+FLOW = {"steps": 8000, "batch": 32, "muon": 0.02, "adam": 2e-3, "decay": 0.02, "warm": 100, "cool": 0.4, "ema": 0.998, "seed": 3,
         "no_caption": 0.1, "no_size": 0.15, "no_background": 0.15, "clean": 0.2}
 LEVELS = (shapes.TEXT + GRID[0] * GRID[1] * GRID[2] - 1).bit_length() + 1
 MODEL = {"words": len(shapes.WORDS), "text": shapes.TEXT, "grid": GRID, "channels": 64, "dim": 192, "layers": 6, "heads": 6, "wide": 480,
