@@ -9,9 +9,11 @@
 namespace folio {
 
 constexpr double fade = 0.97;        // of what was measured, a step
-constexpr double learn = 0.08;       // of a rate, a guess
+constexpr double learn = 0.08;       // of what a guess costs, a guess
 constexpr int try_every = 32;        // rounds, when nothing pays
-constexpr double fixed_threshold = 0.3;
+constexpr double unknown_threshold = 0.3, least_threshold = 0.1;   // what hardly ever stands brings too little to measure its cost by
+constexpr double seen_at_first = 1;   // guesses that the first estimate weighs
+constexpr double usual_fade = 0.98;   // of what was seen of all texts, a round
 
 void NgramDrafter::clear() {
   states_.assign(1, {});
@@ -132,25 +134,33 @@ void StepCost::observe_draft(int tokens, double seconds) {
 }
 
 double StepCost::threshold(int texts) const {
-  if (weight_ < 4) return 0;
+  if (weight_ < 4) return unknown_threshold;
   const double plain = t_ / weight_ - slope_ * (n_ / weight_ - texts);   // of a step without guesses
-  return plain > 0 ? std::min(1.0, (slope_ + draft_) * texts / plain) : 0;
+  return plain > 0 ? std::clamp((slope_ + draft_) * texts / plain, least_threshold, 1.0) : unknown_threshold;
 }
 
 double threshold_for(Accept rule, bool always, const StepCost& cost, int texts) {
-  return always ? 0 : rule == Accept::match ? cost.threshold(texts) : fixed_threshold;
+  return always ? 0 : rule == Accept::match ? cost.threshold(texts) : unknown_threshold;
 }
+
+double Acceptance::rate() const { return (right_ + at_first_ * seen_at_first) / (seen_ + seen_at_first); }
 
 int Acceptance::length(double threshold, int most) {
   int n = 0;
-  for (double stands = rate_; n < most && stands >= threshold; stands *= rate_) ++n;
-  if (++rounds_ % try_every == 0) n = std::max(n, std::min(2, most));
+  for (double stands = rate(); n < most && stands >= threshold; stands *= rate()) ++n;
+  if (++rounds_ % try_every == 0) n = std::max(n, std::min(1, most));
   return n;
 }
 
 void Acceptance::observe(int drafted, int accepted) {
-  for (int i = 0; i < accepted; ++i) rate_ += learn * (1 - rate_);
-  if (accepted < drafted) rate_ -= learn * rate_;
+  right_ = fade_ * right_ + accepted;
+  seen_ = fade_ * seen_ + accepted + (accepted < drafted);
+}
+
+Acceptance Acceptance::usual() {
+  Acceptance all;
+  all.fade_ = usual_fade;
+  return all;
 }
 
 }  // namespace folio

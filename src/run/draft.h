@@ -98,7 +98,7 @@ class StepCost {
  public:
   void observe(int tokens, double seconds);       // a step that read no prompt
   void observe_draft(int tokens, double seconds);
-  // The probability from which on one more token pays in a step of so many texts; 0 as long as that is not known.
+  // The probability from which on one more token pays in a step of so many texts; a cautious one as long as that is not known.
   double threshold(int texts) const;
 
  private:
@@ -109,14 +109,18 @@ class StepCost {
 // The probability from which on one more guess is made.
 double threshold_for(Accept rule, bool always, const StepCost& cost, int texts);
 
-// Of one text: how often guesses stand.
+// How often guesses stand, of one text or of all.
 class Acceptance {
  public:
-  int length(double threshold, int most);         // tokens to guess now
+  explicit Acceptance(double at_first = 0.5) : at_first_(at_first) {}   // until it is known better
+  static Acceptance usual();                       // of all texts: slower to change
+  double rate() const;
+  int length(double threshold, int most);          // tokens to guess now
   void observe(int drafted, int accepted);
 
  private:
-  double rate_ = 0.7;
+  double at_first_, fade_ = 0.9;
+  double right_ = 0, seen_ = 0;   // guesses that were looked at: those behind a wrong one were not
   int rounds_ = 0;
 };
 

@@ -144,7 +144,7 @@ Scheduler::Text* Scheduler::admit() {
     text.open = false;
     return nullptr;
   }
-  if (text.first_time) text.cached = text.seq.length(), stats_.cached_tokens += text.cached;
+  if (text.first_time) text.cached = text.seq.length(), stats_.cached_tokens += text.cached, text.acceptance = Acceptance(usual_.rate());
   text.first_time = false;
   const auto place = std::find_if(running_.begin(), running_.end(), [&](const auto& r) { return r->id > text.id; });
   running_.splice(place, waiting_, it);
@@ -298,7 +298,7 @@ void Scheduler::after(Text& text, const Tensor& logits, int64_t row) {
   }
   if (!drafts.empty()) {
     engine_.cache().commit(text.seq, std::span<const Token>(text.proposal).first(1 + right));
-    text.acceptance.observe(int(drafts.size()), int(right));
+    for (Acceptance* known : {&text.acceptance, &usual_}) known->observe(int(drafts.size()), int(right));
     for (DraftStats* stats : {&stats_.drafts, &text.answer.out.drafts})
       ++stats->rounds, stats->drafted += int64_t(drafts.size()), stats->accepted += int64_t(right);
   }

@@ -105,6 +105,7 @@ class Scheduler {
   std::vector<std::unique_ptr<Text>> left_;   // those that ended within this step: works may still point at them
   double promised_ = 0.7;          // of what running texts may still want, how much is kept free for them
   StepCost cost_;
+  Acceptance usual_ = Acceptance::usual();   // what a new text's guesses are expected to be worth; no text hangs on it
   double read_rate_ = 1000;        // tokens of prompts a second, as measured
   int64_t next_ = 0;
   SchedulerStats stats_;
