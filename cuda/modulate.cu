@@ -2,6 +2,8 @@
 // Adaptive layer norm, gated residuals and timestep embeddings on CUDA. A token's row belongs to a warp, whose sums are butterflies in
 // double, so that its result hangs on the row alone; it is read again for every pass, from the L1 cache by then, and a thread overwrites
 // only what it alone reads, so y may lie over x.
+#include <cmath>
+
 #include "cuda/rows.cuh"
 #include "cuda/table.h"
 
@@ -76,14 +78,18 @@ __global__ void gated_add_rows(Rows x, Rows z, Rows gate, const int32_t* index, 
   }
 }
 
-// Few numbers, once a step: in double, as the reference has them.
-__global__ void timestep_embed(const float* t, Rows y, int half, int gap, double scale, double period, bool sine_first) {
-  const std::byte* const out = y.row(blockIdx.x);
+// Few numbers, once a step. The angle is brought to within π/4 of zero in double; from there float functions do.
+__global__ void timestep_embed(const float* t, Rows y, int half, double scale, double step, bool sine_first) {
+  auto* const out = reinterpret_cast<float*>(y.row(blockIdx.x));
   for (int j = int(threadIdx.x); j < half; j += int(blockDim.x)) {
-    const double angle = scale * ld_vec<float>(t + blockIdx.x) * pow(period, -double(j) / (half - gap));
-    auto* const at = reinterpret_cast<float*>(const_cast<std::byte*>(out)) + j;
-    st_vec(at + (sine_first ? half : 0), float(cos(angle)));
-    st_vec(at + (sine_first ? 0 : half), float(sin(angle)));
+    const double angle = scale * ld_vec<float>(t + blockIdx.x) * exp(step * j), quarters = rint(angle * 0.63661977236758134);   // 2/π
+    // π/2 in two parts
+    const double rest = fma(-quarters, 6.123233995736766e-17, fma(-quarters, 1.5707963267948966, angle));
+    const float c = cosf(float(rest)), s = sinf(float(rest));
+    const int quarter = int(int64_t(quarters) & 3);
+    const float cosine = quarter % 2 ? s : c, sine = quarter % 2 ? c : s;
+    st_vec(out + j + (sine_first ? half : 0), quarter == 1 || quarter == 2 ? -cosine : cosine);
+    st_vec(out + j + (sine_first ? 0 : half), quarter >= 2 ? -sine : sine);
   }
 }
 
@@ -111,8 +117,8 @@ void run(const GatedAdd& op, const CudaQueue& queue) {
 
 void run(const TimestepEmbed& op, const CudaQueue& queue) {
   if (op.y.count() == 0) return;
-  launch<timestep_embed>({dim3(unsigned(op.y.dim(0))), dim3(64), 0, queue.stream}, op.t.at<float>(), rows_of(op.y), op.dim / 2, op.gap,
-                         op.scale, op.period, op.sine_first);
+  launch<timestep_embed>({dim3(unsigned(op.y.dim(0))), dim3(64), 0, queue.stream}, op.t.at<float>(), rows_of(op.y), op.dim / 2,
+                         op.scale, -std::log(op.period) / (op.dim / 2 - op.gap), op.sine_first);
 }
 
 }  // namespace folio

@@ -8,7 +8,7 @@ namespace folio {
 
 namespace {
 
-struct Conv {
+struct Short {
   Rows x, w, rows, y;
   const std::byte* bias;   // may be null
   const int32_t *page, *seq, *pos;
@@ -27,7 +27,7 @@ struct Conv {
   }
 };
 
-template <int N> __global__ void short_conv(Conv a) {
+template <int N> __global__ void short_conv(Short a) {
   for (int64_t t = first_row(); t < a.tokens; t += row_step()) {
     const int32_t b = ld_vec<int32_t>(a.seq + t), p = ld_vec<int32_t>(a.pos + t);
     for (int64_t c = first_col<N>(); c < a.cols; c += col_step<N>()) {
@@ -58,7 +58,7 @@ template <int N> __global__ void short_conv(Conv a) {
 
 void run(const ShortConv& op, const CudaQueue& queue) {
   if (op.x.count() == 0) return;
-  const Conv conv{rows_of(op.x), rows_of(op.w), rows_of(op.rows), rows_of(op.y), op.bias.data, op.page.at<int32_t>(), op.seq.at<int32_t>(),
+  const Short conv{rows_of(op.x), rows_of(op.w), rows_of(op.rows), rows_of(op.y), op.bias.data, op.page.at<int32_t>(), op.seq.at<int32_t>(),
                   op.pos.at<int32_t>(), op.page.stride[0], op.x.dim(0), op.x.cols(), int(op.w.dim(0)), op.act};
   const bool four = by_four(op.x) && by_four(op.w) && by_four(op.rows) && by_four(op.y) && (!op.bias.present() || by_four(op.bias));
   if (four) launch<short_conv<4>>(over_rows(conv.tokens, conv.cols, 4, queue.stream), conv);

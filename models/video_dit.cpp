@@ -23,7 +23,10 @@ VideoDit::Linear VideoDit::linear(const Weights& w, const std::string& name, int
 }
 
 VideoDit::Linear VideoDit::depthwise(const Weights& w, const std::string& name, int64_t taps) const {
-  return {f32_of(w, name + ".weight", {taps, 2 * size_.ffn}), f32_of(w, name + ".bias", {2 * size_.ffn})};
+  const Tensor t = w.get(name + ".weight", {taps, 2 * size_.ffn});
+  check(t.type == F32 || t.type == F16 || t.type == BF16, w.path(), ": '", name, ".weight' is ", format(t.type).name,
+        ", expected f32, f16 or bf16");
+  return {t, f32_of(w, name + ".bias", {2 * size_.ffn})};
 }
 
 VideoDit::Layer VideoDit::layer(const Weights& w, int64_t i, const std::string& kind, bool reverse) const {
@@ -39,7 +42,8 @@ VideoDit::Layer VideoDit::layer(const Weights& w, int64_t i, const std::string& 
   l.norm = f32_of(w, name + "mix.norm.weight", {C / H});
   if (l.kind == Kind::mesa) {
     l.ridge = f32_of(w, name + "mix.ridge", {H, C / H});
-    for (int64_t c = 0; c < C; ++c) check(l.ridge.at<float>()[c] > 0, w.path(), ": '", name, "mix.ridge' holds ", l.ridge.at<float>()[c], ", expected numbers above 0");
+    for (int64_t c = 0; c < C; ++c)
+      check(l.ridge.at<float>()[c] > 0, w.path(), ": '", name, "mix.ridge' holds ", l.ridge.at<float>()[c], ", expected numbers above 0");
   }
   l.up = linear(w, name + "ffn.up", 2 * F, C);
   l.down = linear(w, name + "ffn.down", C, F);
@@ -49,17 +53,20 @@ VideoDit::Layer VideoDit::layer(const Weights& w, int64_t i, const std::string& 
 }
 
 static VideoSize size_of(const Weights& w) {
+  const std::string arch = w.text("arch");
+  check(arch == "video_dit", w.path(), ": architecture '", arch, "', expected video_dit");
   const std::vector<int64_t> grid = w.integers("video.grid");
   check(grid.size() == 3 && std::min({grid[0], grid[1], grid[2]}) >= 1 && std::max({grid[0], grid[1], grid[2]}) <= 1 << 12, w.path(),
         ": 'video.grid' is not three numbers from 1 to 4096");
-  VideoSize s{.frames = grid[0], .rows = grid[1], .cols = grid[2], .latent = size_in(w, "vae.latent", 1024), .patch = size_in(w, "video.patch", 64),
-              .dim = size_in(w, "video.dim", 1 << 16), .layers = size_in(w, "video.layers", 1 << 12), .heads = size_in(w, "video.heads", 1 << 12),
-              .ffn = size_in(w, "video.ffn", 1 << 18), .text = size_in(w, "video.text", 1 << 12), .caption = size_in(w, "video.caption", 1 << 12),
-              .levels = size_in(w, "video.levels", 46)};
+  VideoSize s{.frames = grid[0], .rows = grid[1], .cols = grid[2], .latent = size_in(w, "vae.latent", 1024),
+              .patch = size_in(w, "video.patch", 64), .dim = size_in(w, "video.dim", 1 << 16),
+              .layers = size_in(w, "video.layers", 1 << 12), .heads = size_in(w, "video.heads", 1 << 12),
+              .ffn = size_in(w, "video.ffn", 1 << 18), .text = size_in(w, "video.text", 1 << 12),
+              .caption = size_in(w, "video.caption", 1 << 12), .levels = size_in(w, "video.levels", 46)};
   check(s.dim % s.heads == 0, w.path(), ": 'video.dim' is ", s.dim, ", which ", s.heads, " heads cannot share");
   check(s.tokens() <= 1 << 24, w.path(), ": 'video.grid' has ", s.tokens(), " tokens, expected at most 2^24");
-  check(LogLinear::reach(s.levels) >= s.sequence(), w.path(), ": 'video.levels' is ", s.levels, ": the table ends after ", LogLinear::reach(s.levels),
-        " of ", s.sequence(), " tokens");
+  check(LogLinear::reach(s.levels) >= s.sequence(), w.path(), ": 'video.levels' is ", s.levels, ": the table ends after ",
+        LogLinear::reach(s.levels), " of ", s.sequence(), " tokens");
   return s;
 }
 
@@ -87,8 +94,8 @@ VideoDit::VideoDit(const Weights& w) : size_(size_of(w)) {
   const Tensor table = f32_of(w, "flow.modulate.table", {size_.layers, 6 * C});
   const std::vector<std::string> mixers = w.texts("video.mixers");
   const std::vector<int64_t> reverse = w.integers("video.reverse");
-  check(int64_t(mixers.size()) == size_.layers && int64_t(reverse.size()) == size_.layers, w.path(), ": ", size_.layers, " layers, but ", mixers.size(),
-        " of 'video.mixers' and ", reverse.size(), " of 'video.reverse'");
+  check(int64_t(mixers.size()) == size_.layers && int64_t(reverse.size()) == size_.layers, w.path(), ": ", size_.layers, " layers, but ",
+        mixers.size(), " of 'video.mixers' and ", reverse.size(), " of 'video.reverse'");
   for (int64_t i = 0; i < size_.layers; ++i) {
     layers_.push_back(layer(w, i, mixers[size_t(i)], reverse[size_t(i)] != 0));
     layers_.back().table = table.slice(i, 1).reshape({6 * C});
@@ -200,14 +207,14 @@ Tensor VideoDit::mix(const Layer& l, Tensor x, const Step& s) const {
   switch (l.kind) {
     case Kind::log_linear: {
       const Tensor lambda = gate(gates.columns(2 * H, H * size_.levels), GateKind::softplus).split_last(H);
-      o = graph.record(LogLinear{.q = q, .k = k, .v = scale_rows(v, beta), .g = g, .lambda = lambda, .page = s.page, .slab = s.slab, .seq = s.seq,
-                                 .pos = s.pos, .rows_k = p.k, .rows_u = p.u, .rows_g = p.g, .S = p.S, .c = p.c}).o;
+      o = graph.record(LogLinear{.q = q, .k = k, .v = scale_rows(v, beta), .g = g, .lambda = lambda, .page = s.page, .slab = s.slab,
+                                 .seq = s.seq, .pos = s.pos, .rows_k = p.k, .rows_u = p.u, .rows_g = p.g, .S = p.S, .c = p.c}).o;
       break;
     }
     case Kind::mesa:
-      o = graph.record(Mesa{.q = q, .k = k, .v = v, .g = g, .beta = beta, .lambda = l.ridge, .page = s.page, .slab = s.no_slab, .seq = s.seq,
-                            .pos = s.pos, .rows_k = p.k, .rows_v = p.u, .rows_g = p.g, .rows_beta = p.beta, .Hkk = p.H, .Hkv = p.G,
-                            .cap = rounds_ ? rounds_ : 30, .mode = rounds_ ? 3 : 0}).o;
+      o = graph.record(Mesa{.q = q, .k = k, .v = v, .g = g, .beta = beta, .lambda = l.ridge, .page = s.page, .slab = s.no_slab,
+                            .seq = s.seq, .pos = s.pos, .rows_k = p.k, .rows_v = p.u, .rows_g = p.g, .rows_beta = p.beta,
+                            .Hkk = p.H, .Hkv = p.G, .cap = rounds_ ? rounds_ : 30, .mode = rounds_ ? 3 : 0}).o;
       break;
     case Kind::softmax:
       graph.record(Append{.x = k, .page = s.page, .seq = s.seq, .pos = s.pos, .pool = p.k});
@@ -225,7 +232,8 @@ Tensor VideoDit::convolved(const Layer& l, Tensor x, const Step& s) const {
   Tensor y = l.up(x).reshape({B * size_.frames, size_.rows, size_.cols, F});
   y = x.graph->record(Conv{.x = y, .w = l.space.w, .bias = l.space.bias, .kernel = {1, 3, 3}, .pad = {0, 1, 1}}).y;
   y = y.reshape({B, size_.frames, size_.rows * size_.cols, F});
-  y = x.graph->record(Conv{.x = y, .w = l.time.w, .bias = l.time.bias, .kernel = {1, 3, 1}, .pad = {0, 1, 0}}).y.reshape({B * size_.tokens(), F});
+  y = x.graph->record(Conv{.x = y, .w = l.time.w, .bias = l.time.bias, .kernel = {1, 3, 1}, .pad = {0, 1, 0}}).y;
+  y = y.reshape({B * size_.tokens(), F});
   return l.down(glu(y.columns(0, F / 2), y.columns(F / 2, F / 2), Act::silu));
 }
 
@@ -252,7 +260,9 @@ void VideoDit::record(Graph& graph, int64_t sequences, const Pools& pools) const
     auto modulate = [&](Tensor x, int64_t n, Tensor row) {
       return graph.record(Modulate{.x = x, .scale = part(n), .shift = part(n + 1), .index = row}).y;
     };
-    auto gated = [&](Tensor x, Tensor z, int64_t n, Tensor row) { return graph.record(GatedAdd{.x = x, .z = z, .gate = part(n), .index = row}).y; };
+    auto gated = [&](Tensor x, Tensor z, int64_t n, Tensor row) {
+      return graph.record(GatedAdd{.x = x, .z = z, .gate = part(n), .index = row}).y;
+    };
     const Tensor o = mix(l, add(gather(modulate(xv, 0, s.row), s.video_in[l.reverse]), gather(modulate(xt, 0, s.text_row), s.text_in)), s);
     xv = gated(xv, gather(o, s.video_out[l.reverse]), 2, s.row);
     if (!last) xt = gated(xt, gather(o, s.text_out), 2, s.text_row);
@@ -267,8 +277,8 @@ void VideoDit::record(Graph& graph, int64_t sequences, const Pools& pools) const
 
 double VideoDit::flops(int64_t sequences) const {
   const double N = double(size_.tokens()), T = double(size_.sequence()), F = double(size_.ffn), C = double(size_.dim);
-  double sum = 2 * N * double(in_.w.count()) + 2 * double(time0_.w.count() + time2_.w.count() + modulate_.w.count() + modulate_out_.w.count()) +
-               double(caption0_.w.count() + caption2_.w.count());
+  const int64_t by_time = time0_.w.count() + time2_.w.count() + modulate_.w.count() + modulate_out_.w.count();
+  double sum = 2 * N * double(in_.w.count()) + 2 * double(by_time) + double(caption0_.w.count() + caption2_.w.count());
   for (const Layer& l : layers_)
     sum += T * double(l.in.w.count() + l.gates.w.count() + l.out.w.count()) + T * 3 * C * F + N * 12 * 2 * F;
   return 2 * double(sequences) * sum;
@@ -300,13 +310,15 @@ void VideoDit::from_tokens(std::span<const float> tokens, std::span<float> laten
 
 std::vector<float> VideoDit::normal_of(std::span<const float> latent) const {
   std::vector<float> x(latent.begin(), latent.end());
-  for (size_t i = 0; i < x.size(); ++i) x[i] = (x[i] - mean_.at<float>()[i % size_t(size_.latent)]) / std_.at<float>()[i % size_t(size_.latent)];
+  for (size_t i = 0; i < x.size(); ++i)
+    x[i] = (x[i] - mean_.at<float>()[i % size_t(size_.latent)]) / std_.at<float>()[i % size_t(size_.latent)];
   return x;
 }
 
 std::vector<float> VideoDit::latent_of(std::span<const float> normal) const {
   std::vector<float> x(normal.begin(), normal.end());
-  for (size_t i = 0; i < x.size(); ++i) x[i] = x[i] * std_.at<float>()[i % size_t(size_.latent)] + mean_.at<float>()[i % size_t(size_.latent)];
+  for (size_t i = 0; i < x.size(); ++i)
+    x[i] = x[i] * std_.at<float>()[i % size_t(size_.latent)] + mean_.at<float>()[i % size_t(size_.latent)];
   return x;
 }
 
@@ -341,8 +353,8 @@ int64_t VideoFlow::bytes(int64_t sequences) {
 
 Velocity VideoFlow::velocity(std::vector<int32_t> caption, std::vector<int32_t> without, std::vector<bool> clean) {
   const VideoSize& s = model_.size();
-  check(int64_t(caption.size()) == s.text && int64_t(without.size()) == s.text, "video: captions of ", caption.size(), " and ", without.size(),
-        " words, expected ", s.text);
+  check(int64_t(caption.size()) == s.text && int64_t(without.size()) == s.text, "video: captions of ", caption.size(), " and ",
+        without.size(), " words, expected ", s.text);
   check(clean.empty() || int64_t(clean.size()) == s.frames, "video: ", clean.size(), " frames are given or not, of ", s.frames);
   return [this, caption, without, clean](std::span<const float> x, double t, std::span<float> with, std::span<float> no) {
     const VideoSize& size = model_.size();

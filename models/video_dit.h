@@ -4,8 +4,8 @@
 // convolutions over the video's tokens. The mixers are causal, so every other pair of layers scans the video backwards: between them each
 // token sees all others.
 //
-//   z  ─ in ─ + position ────────┐  xv [B·N, C] ┐                                             ┌ rows of the video ─ + gate ⊙ ─ ffn … out ─ v
-//   words ─ embed ─ + position ──┘  xt [B·L, C] ┴ norm, scale, shift ─ in scan order ─ mixer ─┴ rows of the text
+//   z  ─ in ─ + position ────────┐  xv [B·N, C] ┐                                          ┌ rows of the video ─ + gate ⊙ ─ ffn … out ─ v
+//   words ─ embed ─ + position ──┘  xt [B·L, C] ┴ norm, scale, shift ─ scan order ─ mixer ─┴ rows of the text
 //   t ─ sin, cos ─ time ┬─ + ─ SiLU ─ modulate ─ six rows a layer
 //   words ──── caption ─┘
 //
@@ -19,8 +19,9 @@
 //   video.rounds? Mesa by that many rounds from q/(β + Λ), as the prototype was trained (ops/mesa.h, mode 3); absent: solved exactly
 //   video.frames, .height, .width, .fps of a clip · video.steps?, .cfg?, .shift?: what it is best sampled with
 // Tensors, weight matrices [out, in] of any format, the rest f32; D = C/H, c = z·p²:
-//   flow.mean, flow.std [z] · flow.embed.weight [V, C] · flow.text.position [L, C] · flow.in.weight [C, c] (+ .bias) · flow.video.position [N, C]
-//   flow.time.0.weight [C, 128], .2.weight [C, C] (+ .bias) · flow.caption.embed.weight [V, caption], .0.weight [C, caption·L], .2.weight [C, C]
+//   flow.mean, flow.std [z] · flow.embed.weight [V, C] · flow.text.position [L, C] · flow.in.weight [C, c] (+ .bias)
+//   flow.video.position [N, C] · flow.time.0.weight [C, 128], .2.weight [C, C] (+ .bias) · flow.caption.embed.weight [V, caption],
+//   .0.weight [C, caption·L], .2.weight [C, C] (+ .bias)
 //   flow.modulate.weight [6C, C], .bias, .table [n, 6C] · flow.modulate.out.weight [2C, C], .bias · flow.out.weight [c, C], .bias
 //   flow.layer.I.mix.in.weight [4C, C]: rows of q, k, v, z · .gates.weight [2H (+ H·levels), C], .bias: a [H], b [H], l [H·levels]
 //   .ridge [H, D] (mesa) · .norm.weight [D] · .out.weight [C, C]
@@ -34,7 +35,6 @@
 
 #include "files/weights.h"
 #include "graph/device.h"
-#include "ops/conv.h"
 #include "ops/ops.h"
 #include "run/denoise.h"
 

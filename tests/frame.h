@@ -235,6 +235,8 @@ int64_t operations_of(const Case<Op>& c) {
   if constexpr (std::is_same_v<Op, Linear> || std::is_same_v<Op, LogLinear>) return op.o.count() * op.q.cols() * 8;
   if constexpr (std::is_same_v<Op, Mla>) return op.q.rows() * op.latent.cols() * (op.page.dim(1) * page_tokens + op.q.cols() + op.v_up.dim(1));
   if constexpr (std::is_same_v<Op, Mesa>) return op.o.count() * op.q.cols() * 40;
+  if constexpr (std::is_same_v<Op, Conv>) return op.y.count() * op.taps() * (op.depthwise() ? 1 : op.x.cols());
+  if constexpr (std::is_same_v<Op, ConvTranspose>) return op.y.count() * op.w.dim(0) * op.x.cols();
   return elements;
 }
 

@@ -53,6 +53,23 @@ TEST(Bench, RingsAndStreams) {
   EXPECT_NE(bad.output.find("one page of 64 tokens takes"), std::string::npos) << bad.output;
 }
 
+TEST(Bench, DenoisesClips) {
+  const Ran ran = bench("video --max-tokens 600 --repeats 1 -t 2 --json");
+  ASSERT_EQ(ran.code, 0) << ran.output;
+  const Json json = Json::parse(ran.output);
+  ASSERT_EQ(json["steps"].size(), 2u);
+  for (const Json& step : json["steps"])
+    for (const char* key : {"seconds", "gflops", "bytes"}) EXPECT_GT(step[key].get<double>(), 0) << key;
+  ASSERT_EQ(json["scaling"].size(), 2u);
+  for (const Json& clip : json["scaling"])
+    for (const char* key : {"tokens", "seconds", "softmax_seconds", "square_seconds"}) EXPECT_GT(clip[key].get<double>(), 0) << key;
+  EXPECT_EQ(json["seed"]["parameters"].get<int64_t>(), 8543563);
+  EXPECT_GT(json["seed"]["seconds"].get<double>(), 0);
+  const Ran bad = bench("video --preset seed-8.5m");
+  EXPECT_EQ(bad.code, 1);
+  EXPECT_NE(bad.output.find("'seed-8.5m' is no flow model; there are vg-s and vg-m"), std::string::npos) << bad.output;
+}
+
 TEST(Bench, ServesTraces) {
   const Ran ran = bench("serve --shape 260k --type f32 --requests 8 --shared 256 --own 8 --draw 4 --turns 2 --hit 256 --match 640 --max-batch 2 "
                         "--repeats 1 -t 2 --json");

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 // bench: how fast models (bench model), single ops (bench ops), sequence mixers over the length of a text (bench mixers), attention in
-// pieces (bench ring) and many requests at once (bench serve) run on a device, beside the device's own limits, which are measured in the
-// same run. tools/lib/bench_model.h, bench_ops.h, bench_mixers.h, bench_ring.h and bench_serve.h say what is measured and how.
+// pieces (bench ring), many requests at once (bench serve) and the flow model of clips (bench video) run on a device, beside the device's
+// own limits, which are measured in the same run. tools/lib/bench_model.h, bench_ops.h and so on say what is measured and how.
 #include "tools/lib/bench_mixers.h"
 #include "tools/lib/bench_model.h"
 #include "tools/lib/bench_ops.h"
 #include "tools/lib/bench_ring.h"
 #include "tools/lib/bench_serve.h"
+#include "tools/lib/bench_video.h"
 #include "tools/lib/main.h"
 
 using namespace folio;
@@ -35,16 +36,21 @@ int main(int argc, char** argv) {
   BenchMixersFlags mixers_flags;
   BenchRingFlags ring_flags;
   BenchServeFlags serve_flags;
+  BenchVideoFlags video_flags;
   auto* model = app.add_subcommand("model", "prefill, decode at depth 0 and deep, several sequences, drafted tokens");
   auto* ops = app.add_subcommand("ops", "matrix products, an MLP and attention, each by itself");
   auto* mixers = app.add_subcommand("mixers", "sequence mixers and attention over the length of a text: a table and a plot");
   auto* ring = app.add_subcommand("ring", "attention in pieces: a ring of ranks, and more keys than the device may hold");
   auto* serve = app.add_subcommand("serve", "many requests at once, with and without what is remembered");
+  auto* video = app.add_subcommand("video",
+                                   "the flow model of clips: a step, up to 65,536 tokens, beside softmax attention; the seeds' network");
   add_common_flags(*model, model_flags);
   add_common_flags(*ops, ops_flags);
   add_common_flags(*mixers, mixers_flags);
   add_common_flags(*ring, ring_flags);
   add_common_flags(*serve, serve_flags);
+  add_common_flags(*video, video_flags);
+  add_bench_video_flags(*video, video_flags);
   add_type_flag(*serve, serve_flags);
   add_bench_serve_flags(*serve, serve_flags);
   add_type_flag(*model, model_flags);
@@ -58,6 +64,7 @@ int main(int argc, char** argv) {
     if (mixers->parsed()) return bench_mixers(mixers_flags);
     if (ring->parsed()) return bench_ring(ring_flags);
     if (serve->parsed()) return bench_serve(serve_flags);
+    if (video->parsed()) return bench_video(video_flags);
     return ops->parsed() ? bench_ops(ops_flags) : bench_model(model_flags);
   });
 }

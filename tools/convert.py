@@ -18,6 +18,7 @@ SRC is one of
   FILE.json             minGPT, tensors in base64
   FILE.pt, FILE.pth     a state dict; with config.json beside it unless it is llama2.c's or an autoencoder's
   FILE.safetensors      a thin video autoencoder: TAEHV, TAEW2.1, TAEW2.2 and their kin, told by the shapes of their tensors
+                        or the prototype of the flow model of clips
   ENCODER DECODER       of TAESD, TAEF2 and their kin, .safetensors or .pth; or the folder that holds them
   FILE.folio            made from a GGUF file, with -o FILE.gguf: the way back
 

@@ -103,13 +103,13 @@ FOLIO_ANYWHERE float gumbel(uint64_t seed, uint64_t position, uint32_t v) {
   return gumbel_of(philox(seed, position, v / 4).word[v % 4]);
 }
 
-// Two independent normal numbers of two words (Box and Muller 1958): radius sqrt(-2 log u) with u = (first's upper 23 bits + 1/2)/2^23, so at
-// most 5.77, and angle second/2^32 of a turn. Sine and cosine are polynomials of our own over an eighth of a turn to both sides, errors
-// 4e-9 and 1e-10; which quarter it is swaps and signs them.
+// Two independent normal numbers of two words (Box and Muller 1958): radius sqrt(-2 log u) with u = (first's upper 23 bits + 1/2)/2^23,
+// so at most 5.77, and angle second/2^32 of a turn. Sine and cosine are polynomials of our own over an eighth of a turn to both sides,
+// errors 4e-9 and 1e-10; which quarter it is swaps and signs them.
 struct Normals2 { float first, second; };
 FOLIO_ANYWHERE Normals2 normals_of(uint32_t first, uint32_t second) {
   const float radius = __builtin_sqrtf(-2.0f * log_of((float(first >> 9) + 0.5f) * 0x1p-23f));
-  const float x = float(int32_t(second << 2)) * 3.65729202e-10f, z = x * x;   // π/2^33
+  const float x = float(int32_t(second << 2)) * 3.6572953e-10f, z = x * x;   // π/2^33
   const float s = fused(x * z, fused(fused(-0.000195159198f, z, 0.00833216589f), z, -0.166666552f), x);
   const float c = fused(z * z, fused(fused(2.44358162e-05f, z, -0.00138873409f), z, 0.0416666456f), fused(z, -0.5f, 1.0f));
   const uint32_t quarter = (second + 0x20000000u) >> 30;

@@ -57,8 +57,8 @@ struct Conv {
     check(x.type == F32 && x.rank() == 4 && (w.type == F32 || w.type == F16 || w.type == BF16) && (w.rank() == 2 || w.rank() == 3) &&
           w.dim(1) == x.cols(), "conv: x is ", x.shape.text(), ", w ", format(w.type).name, " ", w.shape.text());
     check(std::min({kernel.t, kernel.h, kernel.w, stride.t, stride.h, stride.w, grow}) >= 1 && std::min({pad.t, pad.h, pad.w}) >= 0 &&
-          (up == 1 || up == 2) && w.dim(0) == phases() * taps(), "conv: w is ", w.shape.text(), " for ", phases(), " phases of ", kernel.t, "x",
-          kernel.h, "x", kernel.w, " taps");
+          (up == 1 || up == 2) && w.dim(0) == phases() * taps(), "conv: w is ", w.shape.text(), " for ", phases(), " phases of ",
+          kernel.t, "x", kernel.h, "x", kernel.w, " taps");
     auto steps = [](int64_t n, int64_t taps, int64_t stride) { return n < taps ? 0 : (n - taps) / stride + 1; };
     y = Tensor::of(F32, {grow * steps(x.dim(0) + (causal ? 1 : 2) * pad.t, kernel.t, stride.t),
                          up * steps(x.dim(1) + 2 * pad.h, kernel.h + up - 1, stride.h),

@@ -40,8 +40,8 @@ struct PixelShuffle {
 
   void visit(auto& v) { v.in("x", x); v.attr("factor", factor); v.out("y", y); }
   void shape() {
-    check(x.type == F32 && x.rank() == 4 && factor >= 1 && x.cols() % (factor * factor) == 0, "pixel_shuffle: x is ", format(x.type).name, " ",
-          x.shape.text(), ", factor ", factor);
+    check(x.type == F32 && x.rank() == 4 && factor >= 1 && x.cols() % (factor * factor) == 0, "pixel_shuffle: x is ",
+          format(x.type).name, " ", x.shape.text(), ", factor ", factor);
     y = Tensor::of(F32, {x.dim(0), factor * x.dim(1), factor * x.dim(2), x.cols() / (factor * factor)});
   }
   void reference(Worker w) const {
@@ -94,8 +94,8 @@ struct GroupNorm {
 
   void visit(auto& v) { v.in("x", x); v.in("w", w); v.in("b", b); v.attr("groups", groups); v.attr("eps", eps); v.out("y", y, &x); }
   void shape() {
-    check(x.type == F32 && x.rank() == 4 && groups >= 1 && x.cols() % groups == 0, "group_norm: x is ", format(x.type).name, " ", x.shape.text(),
-          ", groups ", groups);
+    check(x.type == F32 && x.rank() == 4 && groups >= 1 && x.cols() % groups == 0, "group_norm: x is ", format(x.type).name, " ",
+          x.shape.text(), ", groups ", groups);
     check(w.type == F32 && w.shape == Shape{x.cols()} && (!b.present() || (b.type == F32 && b.shape == w.shape)), "group_norm: x is ",
           x.shape.text(), ", w ", w.shape.text(), ", b ", b.shape.text());
     y = like(x);

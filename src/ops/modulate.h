@@ -82,7 +82,7 @@ struct GatedAdd {
   }
 };
 
-// y[i,:] = [cos a₀ … cos a_{D/2−1}, sin a₀ …] with a_j = scale · t[i] · period^(−j/(D/2 − gap)); with `sine_first` the sines stand in front.
+// y[i,:] = [cos a₀ … cos a_{D/2−1}, sin a₀ …] with a_j = scale · t[i] · period^(−j/(D/2 − gap)); `sine_first`: the sines in front.
 struct TimestepEmbed {
   static constexpr const char* name = "timestep_embed";
   Tensor t;             // [R] f32
@@ -93,7 +93,8 @@ struct TimestepEmbed {
   Tensor y;             // [R, D] f32
 
   void visit(auto& v) {
-    v.in("t", t); v.attr("dim", dim); v.attr("scale", scale); v.attr("period", period); v.attr("gap", gap); v.attr("sine_first", sine_first);
+    v.in("t", t); v.attr("dim", dim); v.attr("scale", scale); v.attr("period", period); v.attr("gap", gap);
+    v.attr("sine_first", sine_first);
     v.out("y", y);
   }
   void shape() {

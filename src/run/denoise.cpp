@@ -49,7 +49,8 @@ class Denoiser {
   Denoiser(std::span<float> x, const DenoiseOptions& options, const Velocity& velocity)
       : x_(x), options_(options), velocity_(velocity), v_(x.size()), without_(options.guidance == 1 ? 0 : x.size()), clean_(x.size()) {
     for (const Held& h : options.held) {
-      check(h.from <= x.size() && h.count <= x.size() - h.from, "denoise: numbers ", h.from, " to ", h.from + h.count, " of ", x.size(), " are held");
+      check(h.from <= x.size() && h.count <= x.size() - h.from, "denoise: numbers ", h.from, " to ", h.from + h.count, " of ", x.size(),
+            " are held");
       given_.insert(given_.end(), x.begin() + std::ptrdiff_t(h.from), x.begin() + std::ptrdiff_t(h.from + h.count));
     }
   }

@@ -7,7 +7,7 @@
 //   euler     x' = x + (t' − t)·v
 //   heun      x' = x + (t' − t)·(v + v(x_euler, t'))/2, the last step euler: two evaluations a step
 //   dpmpp2m   x' = (t'/t)·x + A·(m + (m − m₋)·h/(2h₋)), A = α' − α·t'/t   (DPM-Solver++ 2M, arXiv 2211.01095)
-//   unipc     the same; and when m' is there, x' is made again with it, which costs no evaluation (UniPC-2 with B(h) = e^h − 1, arXiv 2302.04867)
+//   unipc     the same; and when m' is there, x' is made again with it, at no evaluation (UniPC-2, B(h) = e^h − 1, arXiv 2302.04867)
 // λ is infinite at both ends: there the multistep ones go with one prediction alone, as their authors do in the last step.
 #pragma once
 #include <cstdint>
@@ -33,13 +33,13 @@ struct Held {
 struct DenoiseOptions {
   Solver solver = Solver::euler;
   int steps = 24;
-  double shift = 1;                      // s: times are t = s·u/(1 + (s − 1)·u) for u from 1 down to 0 (arXiv 2403.03206); larger clips want more
+  double shift = 1;                      // s: t = s·u/(1 + (s − 1)·u) for u from 1 to 0 (arXiv 2403.03206); larger clips want more
   double guidance = 1;                   // w: v = v_without + w·(v_with − v_without) (arXiv 2207.12598); 1: v_with alone
   double guide_from = 0, guide_to = 1;   // guided only where guide_from < t ≤ guide_to (arXiv 2404.07724)
   std::vector<Held> held;
 };
 
-// Writes v at (x, t): with the prompt, and without it if that is wanted; else `without` is empty. What is written for held numbers is not read.
+// Writes v at (x, t): with the prompt, and without it if that is wanted; else `without` is empty. Nobody reads it of held numbers.
 using Velocity = std::function<void(std::span<const float> x, double t, std::span<float> with, std::span<float> without)>;
 
 // Where a run stands after a step. `clean`: what x would be at t = 0 by the step's last v, for previews. Both last as long as the call.

@@ -3,6 +3,7 @@
 // device promises about its memory.
 #include "fixtures.h"
 
+#include "models/video_presets.h"
 #include "ops/elementwise.h"
 #include "run/generate.h"
 #include "schedules.h"
@@ -281,6 +282,26 @@ TEST(CudaDevice, TracesLikeTheCpu) {
     ASSERT_EQ(seen[0][i].first, seen[1][i].first);
     ASSERT_EQ(seen[0][i].second.size(), seen[1][i].second.size());
     EXPECT_LT(worst_difference(seen[1][i].second, seen[0][i].second), 1e-4f) << seen[0][i].first;
+  }
+}
+
+// The flow model of clips: two pages of tokens a caption, both captions at once, a frame that is given.
+TEST(CudaVideo, GivesTheVelocitiesOfTheCpu) {
+  const VideoSize size{.frames = 6, .rows = 3, .cols = 4, .latent = 2, .patch = 2, .dim = 32, .layers = 4, .heads = 2, .ffn = 40, .text = 4,
+                       .caption = 8, .levels = 8};
+  const Weights weights = random_weights(flow_preset(size, {"log_linear", "mesa"}, {"<pad>", "<null>", "red", "circle"}), 1);
+  const VideoDit model(weights);
+  const std::unique_ptr<Device> devices[] = {cpu(1), cuda()};
+  std::vector<float> x(size_t(size.numbers())), v[2], without[2];
+  fill_noise(x, 1);
+  for (int d : {0, 1}) {
+    VideoFlow flow(model, *devices[d]);
+    v[d].resize(x.size()), without[d].resize(x.size());
+    flow.velocity(model.caption("red circle"), model.no_caption(), {true, false, false, false, false, false})(x, 0.6, v[d], without[d]);
+  }
+  for (size_t i = 0; i < x.size(); ++i) {
+    ASSERT_NEAR(v[0][i], v[1][i], 1e-3) << i;   // Mesa's tolerance is 1e-4
+    ASSERT_NEAR(without[0][i], without[1][i], 1e-3) << i;
   }
 }
 

@@ -3,6 +3,7 @@
 
     from_llama2c, from_gguf, from_hf, from_mingpt   a source: its decoder, its tensors, its vocabulary
     from_vae                                        autoencoders of images and clips
+    from_video, from_mnist_flow                     the prototype of the flow model of clips; one of images of digits
     torch_zip                                       .pth files without PyTorch
     float8                                          e4m3 tensors of a checkpoint and their scales
     vocabulary, vocabulary_*                        tokenizers of every kind, bent into one form

@@ -129,7 +129,8 @@ class Video:
     def feed(self, i):
         ours, theirs, C, F = f"flow.layer.{i}.ffn.", f"dit.ff.{i}.", self.dim, self.ffn
         out = []
-        for name, part, shape in (("up", "a", (2 * F, C)), ("space", "dw", (2 * F, 1, 3, 3)), ("time", "tw", (2 * F, 1, 3)), ("down", "b", (C, F))):
+        for name, part, shape in (("up", "a", (2 * F, C)), ("space", "dw", (2 * F, 1, 3, 3)), ("time", "tw", (2 * F, 1, 3)),
+                                  ("down", "b", (C, F))):
             weight = Part(f"{theirs}{part}.weight", shape)
             if len(shape) == 2:
                 out.append(Wanted(f"{ours}{name}.weight", shape, [weight]))

@@ -60,6 +60,9 @@ def _load(path, further, rule, name):
         from . import from_torch
         return from_torch.load(path)
     if path.endswith(".safetensors"):
+        from . import from_video
+        if from_video.is_video(path):
+            return from_video.load(path, name)
         raise ConvertError(f"'{path}' is one file of a checkpoint; give the folder, which also holds config.json")
     if bytes(data[:64]).lstrip()[:1] == b"{":
         return from_mingpt.load(path, from_mingpt.parse(path, data))

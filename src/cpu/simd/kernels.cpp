@@ -19,6 +19,7 @@ const MatmulFormat matmul_of_bf16 = matmul_bf16;
 #else
 #include "cpu/simd/attend_inner.h"
 #include "cpu/simd/attend_shared_inner.h"
+#include "cpu/simd/conv_inner.h"
 #include "cpu/simd/linear_inner.h"
 #include "cpu/simd/log_linear_inner.h"
 #include "cpu/simd/matmul_inner.h"
@@ -34,7 +35,7 @@ namespace folio {
 
 extern const Simd FOLIO_SYMBOL(simd_, SIMD_NAME);
 const Simd FOLIO_SYMBOL(simd_, SIMD_NAME) = {FOLIO_NAME(SIMD_NAME), matmul_inner, attend_inner, linear_inner, log_linear_inner, mesa_inner,
-                                                mla_inner};
+                                                mla_inner, conv_inner};
 
 }  // namespace folio
 #endif

@@ -2,6 +2,7 @@
 // struct Simd alone, without library headers: what simd/kernels.cpp may include (see tests/no_weak_symbols.sh).
 #pragma once
 #include "cpu/simd/attend.h"
+#include "cpu/simd/conv.h"
 #include "cpu/simd/linear.h"
 #include "cpu/simd/log_linear.h"
 #include "cpu/simd/matmul.h"
@@ -18,6 +19,7 @@ struct Simd {
   LogLinearInner log_linear;
   MesaInner mesa;
   MlaInner mla;
+  ConvInner conv;
 };
 
 }  // namespace folio

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // transpose(a): a square of lanes × lanes numbers, turned. Where registers allow it the rows are paired, then the pairs, so that
-// no number passes through memory. And the sums over the lanes of several registers at once: sums_of(a) has that of a[i] in lane i,
+// no number passes through memory. turn_quads(a): the same within every four lanes; load_quads and store_quads read and write a
+// register as fours that lie `stride` numbers apart. And the sums over the lanes of several registers at once: sums_of(a) has that of a[i] in lane i,
 // as a tree whose pairs differ from set to set; store_sums adds lane after lane.
 #pragma once
 #include "cpu/simd/vec.h"
@@ -30,6 +31,22 @@ FOLIO_INLINE void transpose(Vec (&a)[16]) {
     a[8 + c].v = _mm512_shuffle_f32x4(r, s, 0x88);
     a[12 + c].v = _mm512_shuffle_f32x4(r, s, 0xdd);
   }
+}
+FOLIO_INLINE Vec load_quads(const float* p, int64_t stride) {
+  const __m512 a = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1);
+  return {_mm512_insertf32x4(_mm512_insertf32x4(a, _mm_loadu_ps(p + 2 * stride), 2), _mm_loadu_ps(p + 3 * stride), 3)};
+}
+FOLIO_INLINE void store_quads(float* p, int64_t stride, Vec a) {
+  _mm_storeu_ps(p, _mm512_castps512_ps128(a.v));
+  _mm_storeu_ps(p + stride, _mm512_extractf32x4_ps(a.v, 1));
+  _mm_storeu_ps(p + 2 * stride, _mm512_extractf32x4_ps(a.v, 2));
+  _mm_storeu_ps(p + 3 * stride, _mm512_extractf32x4_ps(a.v, 3));
+}
+FOLIO_INLINE void turn_quads(Vec (&a)[4]) {
+  const __m512d p = _mm512_castps_pd(_mm512_unpacklo_ps(a[0].v, a[1].v)), q = _mm512_castps_pd(_mm512_unpackhi_ps(a[0].v, a[1].v));
+  const __m512d r = _mm512_castps_pd(_mm512_unpacklo_ps(a[2].v, a[3].v)), s = _mm512_castps_pd(_mm512_unpackhi_ps(a[2].v, a[3].v));
+  a[0].v = _mm512_castpd_ps(_mm512_unpacklo_pd(p, r)), a[1].v = _mm512_castpd_ps(_mm512_unpackhi_pd(p, r));
+  a[2].v = _mm512_castpd_ps(_mm512_unpacklo_pd(q, s)), a[3].v = _mm512_castpd_ps(_mm512_unpackhi_pd(q, s));
 }
 FOLIO_INLINE Vec sums_of(const Vec (&a)[16]) {
   __m512 t[8], u[4], v[2];
@@ -62,6 +79,19 @@ FOLIO_INLINE void transpose(Vec (&a)[8]) {
     a[4 + c].v = _mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
   }
 }
+FOLIO_INLINE Vec load_quads(const float* p, int64_t stride) {
+  return {_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + stride), 1)};
+}
+FOLIO_INLINE void store_quads(float* p, int64_t stride, Vec a) {
+  _mm_storeu_ps(p, _mm256_castps256_ps128(a.v));
+  _mm_storeu_ps(p + stride, _mm256_extractf128_ps(a.v, 1));
+}
+FOLIO_INLINE void turn_quads(Vec (&a)[4]) {
+  const __m256d p = _mm256_castps_pd(_mm256_unpacklo_ps(a[0].v, a[1].v)), q = _mm256_castps_pd(_mm256_unpackhi_ps(a[0].v, a[1].v));
+  const __m256d r = _mm256_castps_pd(_mm256_unpacklo_ps(a[2].v, a[3].v)), s = _mm256_castps_pd(_mm256_unpackhi_ps(a[2].v, a[3].v));
+  a[0].v = _mm256_castpd_ps(_mm256_unpacklo_pd(p, r)), a[1].v = _mm256_castpd_ps(_mm256_unpackhi_pd(p, r));
+  a[2].v = _mm256_castpd_ps(_mm256_unpacklo_pd(q, s)), a[3].v = _mm256_castpd_ps(_mm256_unpackhi_pd(q, s));
+}
 FOLIO_INLINE Vec sums_of(const Vec (&a)[8]) {
   __m256 t[4], u[2];
   for (int i = 0; i < 4; ++i)
@@ -89,6 +119,11 @@ FOLIO_INLINE Vec sums_of(const Vec (&a)[4]) {
   transpose(t);
   return (t[0] + t[1]) + (t[2] + t[3]);
 }
+#endif
+#if FOLIO_SET == FOLIO_SET_neon || FOLIO_SET == FOLIO_SET_plain
+FOLIO_INLINE Vec load_quads(const float* p, int64_t) { return load(p); }
+FOLIO_INLINE void store_quads(float* p, int64_t, Vec a) { store(p, a); }
+FOLIO_INLINE void turn_quads(Vec (&a)[4]) { transpose(a); }
 #endif
 
 // to[r] = ((0 + lane 0) + lane 1) + ... of sums[r * step], for r < rows.
