@@ -20,7 +20,7 @@ void check_same(const Weights& w, const char* key, int64_t said, int64_t is) {
 
 ThinVae::ThinVae(const Weights& w, Device& device, const VaeOptions& options)
     : device_(device), options_(options), path_(w.path()), name_(w.text("name", "")), latent_(w.integer("vae.latent")) {
-  if (holds(w, "encoder")) encoder_.emplace(w, "encoder", options.weights);
+  if (options.encoder && holds(w, "encoder")) encoder_.emplace(w, "encoder", options.weights);
   if (holds(w, "decoder")) decoder_.emplace(w, "decoder", options.weights);
   check(encodes() || decodes(), path_, ": it holds neither an encoder nor a decoder");
   spatial_ = decodes() ? decoder_->up() : encoder_->down();
@@ -28,8 +28,8 @@ ThinVae::ThinVae(const Weights& w, Device& device, const VaeOptions& options)
   if (decodes()) check(decoder_->down() == 1 && decoder_->pool() == 1, path_, ": the decoder makes images smaller");
   if (encodes()) {
     check(encoder_->up() == 1 && encoder_->grow() == 1, path_, ": the encoder makes images larger");
-    check(encoder_->down() == spatial_ && encoder_->pool() == time_, path_, ": the encoder makes a latent of ", encoder_->pool(), " frames of ",
-          encoder_->down(), " pixels, the decoder ", time_, " of ", spatial_);
+    check(encoder_->down() == spatial_ && encoder_->pool() == time_, path_, ": the encoder makes a latent of ", encoder_->pool(),
+          " frames of ", encoder_->down(), " pixels, the decoder ", time_, " of ", spatial_);
   }
   if (w.has("vae.spatial")) check_same(w, "vae.spatial", w.integer("vae.spatial"), spatial_);
   if (w.has("vae.time")) {
@@ -63,8 +63,12 @@ int64_t ThinVae::legal_frames(int64_t frames) const {
 
 int64_t ThinVae::legal_side(int64_t pixels) const { return std::max<int64_t>(1, (pixels + spatial_ / 2) / spatial_) * spatial_; }
 
-int64_t ThinVae::decode_bytes(int64_t rows, int64_t cols) const { return VaeStream(half(false), device_, rows, cols, options_.limit).bytes(); }
-int64_t ThinVae::encode_bytes(int64_t rows, int64_t cols) const { return VaeStream(half(true), device_, rows, cols, options_.limit).bytes(); }
+int64_t ThinVae::decode_bytes(int64_t rows, int64_t cols) const {
+  return VaeStream(half(false), device_, rows, cols, options_.limit).bytes();
+}
+int64_t ThinVae::encode_bytes(int64_t rows, int64_t cols) const {
+  return VaeStream(half(true), device_, rows, cols, options_.limit).bytes();
+}
 
 void ThinVae::check_latents(const Tensor& t) const {
   check(t.type == F32 && t.rank() == 4 && t.count() > 0 && t.contiguous(), "latents are ", format(t.type).name, " ", t.shape.text(),
@@ -128,14 +132,13 @@ std::vector<float> ThinVae::encode_full(const Tensor& frames) const {
 }
 
 VaeDecoder::VaeDecoder(const ThinVae& vae, int64_t latents, int64_t rows, int64_t cols)
-    : stream_(vae.half(false), vae.device_, rows, cols, vae.options_.limit), trimmed_(vae.trimmed(latents)),
-      rgb_(size_t(rows * cols * vae.spatial() * vae.spatial() * 3)) {}
+    : stream_(vae.half(false), vae.device_, rows, cols, vae.options_.limit), trimmed_(vae.trimmed(latents)) {}
 
 bool VaeDecoder::push(const float* latent, const ThinVae::FrameSink& sink) {
   bool on = true;
-  stream_.push(latent, trimmed_, [&](const float* frame) {
-    std::transform(frame, frame + rgb_.size(), rgb_.begin(), [](float x) { return std::clamp(x, 0.0f, 1.0f); });
-    on = on && sink(frame_++, rgb_.data());
+  stream_.push(latent, trimmed_, [&](float* frame) {
+    std::transform(frame, frame + stream_.frame_count(), frame, [](float x) { return std::clamp(x, 0.0f, 1.0f); });
+    on = on && sink(frame_++, frame);
   });
   return on;
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
-// A thin autoencoder of clips or images: TAEHV and its kin (TAEW2.1, TAEW2.2 …), our own of the same layout, TAESD and its kin frame by frame.
-// Pixels are in [0, 1], latents are what the diffusion model itself works with; channels last in both.
+// A thin autoencoder of clips or images: TAEHV and its kin (TAEW2.1, TAEW2.2 …), our own of the same layout, TAESD and its kin frame by
+// frame. Pixels are in [0, 1], latents are what the diffusion model itself works with; channels last in both.
 //
 // Metadata ("?" = may be absent, then the value in brackets):
-//   arch "taehv" | "taesd" (or a model's that carries one) · vae.latent (channels z) · vae.patch? [1] (pixels to a side of what the net calls one) ·
-//   vae.encoder?, vae.decoder? (layers: vae_net.h; a half without tensors is absent) · vae.time?, vae.spatial? (checked against the layers)
+//   arch "taehv" | "taesd" (or a model's that carries one) · vae.latent (channels z) · vae.patch? [1] (pixels to a side of what the net
+//   calls one) · vae.encoder?, vae.decoder? (layers: vae_net.h; a half without tensors is absent) · vae.time?, vae.spatial? (checked
+//   against the layers)
 //   vae.pad? ["tail"] | "front": where a clip is filled up to whole latents, with its last or its first frame
-//   vae.trim? ["always"] | "odd": a decoded clip loses its first time() − 1 frames, with "odd" only if its latents are odd in number (CogVideoX)
+//   vae.trim? ["always"] | "odd": a decoded clip loses its first time() − 1 frames, with "odd" only if its latents are odd in number
+//   (CogVideoX)
 // Frames: a latent stands for time() of them, but the first for one: T' latents are time()·(T' − 1) + 1 frames.
 #pragma once
 #include <functional>
@@ -19,7 +21,8 @@ namespace folio {
 
 struct VaeOptions {
   DType weights = F32;    // F32, F16 or BF16: what the convolutions read
-  int64_t limit = 0;      // bytes that decoding or encoding may take; 0: no limit
+  int64_t limit = 0;      // bytes that decoding or encoding may take, weights and all; 0: no limit
+  bool encoder = true;    // wanted at all, where the file has one
 };
 
 class ThinVae {
@@ -87,7 +90,6 @@ class VaeDecoder {
  private:
   VaeStream stream_;
   int64_t trimmed_, frame_ = 0;
-  std::vector<float> rgb_;
 };
 
 // A clip that is encoded as its frames come: `frames` of them, each [rows, cols, 3].

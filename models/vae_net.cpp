@@ -313,13 +313,14 @@ int64_t VaeNet::weight_bytes() const {
   return bytes;
 }
 
-Tensor record_step(const VaeUnit& unit, size_t i, Tensor x, const VaeCut& cut) {
+Tensor record_step(Graph& graph, const VaeUnit& unit, size_t i, Tensor x, const VaeCut& cut) {
   const VaeStep& s = unit.steps[i];
+  graph.scope(s.scope);
   switch (s.kind) {
-    case VaeStep::Kind::clamp: return softcap(x, 3);
-    case VaeStep::Kind::shuffle: return pixel_shuffle(x, s.factor);
-    case VaeStep::Kind::unshuffle: return pixel_unshuffle(x, s.factor);
-    case VaeStep::Kind::norm: return activate(group_norm(x, s.w, s.bias, 4, 1e-5f), Act::relu);
+    case VaeStep::Kind::clamp: return graph.record(Softcap{.x = x, .cap = 3}).y;
+    case VaeStep::Kind::shuffle: return graph.record(PixelShuffle{.x = x, .factor = s.factor}).y;
+    case VaeStep::Kind::unshuffle: return graph.record(PixelUnshuffle{.x = x, .factor = s.factor}).y;
+    case VaeStep::Kind::norm: return activate(graph.record(GroupNorm{.x = x, .w = s.w, .b = s.bias, .groups = 4}).y, Act::relu);
     case VaeStep::Kind::conv: break;
   }
   const int pad = s.size == 2 ? 1 : s.size / 2;   // 2: a 3×3 behind an enlargement
@@ -338,25 +339,24 @@ Tensor record_step(const VaeUnit& unit, size_t i, Tensor x, const VaeCut& cut) {
     if (cut.phase >= 0) op.w = s.w.slice(cut.phase * part, part), op.kernel.t = 1;
     else op.stride.t = unit.pool;
   }
-  return x.graph->record(op).y;
+  return graph.record(op).y;
 }
 
-Tensor record_unit(const VaeUnit& unit, Tensor x, Tensor past, int phase, Tensor acc) {
+Tensor record_unit(Graph& graph, const VaeUnit& unit, Tensor x, Tensor past, int phase, Tensor acc) {
   std::vector<Tensor> values = {x};
   for (size_t i = 0; i < unit.steps.size(); ++i) {
     const VaeStep& s = unit.steps[i];
-    x.graph->scope(s.scope);
     VaeCut cut{.phase = phase};
     if (i == 0) cut.past = past;
     if (s.add >= 0) cut.add = values[size_t(s.add)];
     else if (i + 1 == unit.steps.size() && unit.pool > 1 && phase > 0) cut.add = acc;
-    values.push_back(record_step(unit, i, values[size_t(s.x)], cut));
+    values.push_back(record_step(graph, unit, i, values[size_t(s.x)], cut));
   }
   return values.back();
 }
 
 Tensor VaeNet::record_full(Tensor x) const {
-  for (const VaeUnit& unit : units_) x = record_unit(unit, x, {}, -1, {});
+  for (const VaeUnit& unit : units_) x = record_unit(*x.graph, unit, x, {}, -1, {});
   return x;
 }
 

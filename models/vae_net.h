@@ -24,9 +24,7 @@
 #include <vector>
 
 #include "files/weights.h"
-#include "ops/conv.h"
-#include "ops/image.h"
-#include "ops/rows.h"
+#include "ops/ops.h"
 
 namespace folio {
 
@@ -56,8 +54,8 @@ struct VaeUnit {
 
 class VaeNet {
  public:
-  // half: "encoder" or "decoder". The weights are used as `type` (F32, F16 or BF16); those that are stored so and need no fold stay where the
-  // file has them, which must stay open. Throws Error, naming the tensor, if something is missing or does not fit.
+  // half: "encoder" or "decoder". The weights are used as `type` (F32, F16 or BF16); those that are stored so and need no fold stay where
+  // the file has them, which must stay open. Throws Error, naming the tensor, if something is missing or does not fit.
   VaeNet(const Weights& weights, const std::string& half, DType type);
 
   const std::vector<VaeUnit>& units() const { return units_; }
@@ -69,7 +67,7 @@ class VaeNet {
   int pool() const;                                     // input frames of an output frame
   int64_t weight_bytes() const;
 
-  // All frames of a clip at once, x [N, H, W, in]; [N', H', W', out]. What streaming is held against.
+  // All frames of a clip at once, x [N, H, W, in] of a graph; [N', H', W', out]. What streaming is held against.
   Tensor record_full(Tensor x) const;
 
  private:
@@ -78,10 +76,10 @@ class VaeNet {
   std::vector<std::shared_ptr<std::byte>> made_;        // weights that the file does not hold as they are used
 };
 
-// One unit on whole frames x [N, H, W, in]. past [1, H, W, in]: the last frame of the run before, left as the last of this one; absent: zeros
-// stand before the first frame. phase: of the frames that the unit makes, or of those that it makes one of; −1: all, else that one alone.
-// acc: what the phases before have added up.
-Tensor record_unit(const VaeUnit& unit, Tensor x, Tensor past, int phase, Tensor acc);
+// One unit on whole frames x [N, H, W, in]. past [1, H, W, in]: the last frame of the run before, left as the last of this one; absent:
+// zeros stand before the first frame. phase: of the frames that the unit makes, or of those that it makes one of; −1: all, else that one
+// alone. acc: what the phases before have added up.
+Tensor record_unit(Graph& graph, const VaeUnit& unit, Tensor x, Tensor past, int phase, Tensor acc);
 // One step on rows of a frame, for those who cut it into bands: x holds all rows that it needs, `pad` says whether zeros stand above and
 // below them, window which rows of its output lie in the image (ops/conv.h).
 struct VaeCut {
@@ -89,6 +87,6 @@ struct VaeCut {
   bool pad = true;
   int phase = -1;
 };
-Tensor record_step(const VaeUnit& unit, size_t step, Tensor x, const VaeCut& cut);
+Tensor record_step(Graph& graph, const VaeUnit& unit, size_t step, Tensor x, const VaeCut& cut);
 
 }  // namespace folio

@@ -92,8 +92,16 @@ class VaeStream::Recorder {
     if (x.dim(1) == 0) return;
     const int64_t row = b.cols * b.channels, pages = padded(b.rows + 2 * b.margin, page_tokens) / page_tokens;
     const Tensor pool = Tensor::of(F32, {pages, page_tokens, 1, row}, stream_.memory_ + b.offset);
-    graph_.record(Append{.x = x.reshape({x.dim(1), 1, row}), .page = count_.slice(0, pages).reshape({1, pages}), .seq = zeros_.slice(0, x.dim(1)),
-                         .pos = count_.slice(at + b.margin, x.dim(1)), .pool = pool});
+    graph_.record(Append{.x = x.reshape({x.dim(1), 1, row}), .page = count_.slice(0, pages).reshape({1, pages}),
+                         .seq = zeros_.slice(0, x.dim(1)), .pos = count_.slice(at + b.margin, x.dim(1)), .pool = pool});
+  }
+
+  void clear_margins(const Buffer& b) const {
+    const Shape shape = {1, b.margin, b.cols, b.channels};
+    const std::vector<float> zeros(size_t(shape.count()));
+    if (b.margin == 0) return;
+    const Tensor t = graph_.constant("margin", F32, shape, zeros.data());
+    store(b, -b.margin, t), store(b, b.rows, t);
   }
 
   // A block whose output takes the place of its input, and its input that of the frame before.
@@ -121,7 +129,6 @@ class VaeStream::Recorder {
     std::vector<int64_t> heights = {height};
     for (size_t i = 0; i < unit.steps.size(); ++i) {
       const VaeStep& s = unit.steps[i];
-      graph_.scope(s.scope);
       const Span in = needed(s, need[i + 1]), from = made(s, in);
       height = height_behind(s, heights[size_t(s.x)]);
       VaeCut cut{.pad = false, .phase = phase};
@@ -130,7 +137,7 @@ class VaeStream::Recorder {
       else if (i + 1 == unit.steps.size() && unit.pool > 1 && phase > 0) cut.add = rows(y, from);
       Tensor t = rows_of(values[size_t(s.x)], have[size_t(s.x)].from, in);
       if (i == 0 && unit.memory) t = both(*past, x, in);
-      values.push_back(record_step(unit, i, t, cut));
+      values.push_back(record_step(graph_, unit, i, t, cut));
       have.push_back(from);
       heights.push_back(height);
     }
@@ -182,7 +189,6 @@ VaeStream::VaeStream(const VaeNet& net, Device& device, int64_t rows, int64_t co
     device.free(memory_, memory_bytes_);
     throw;
   }
-  frame_.resize(size_t(values_.back().rows * values_.back().cols * values_.back().channels));
 }
 
 VaeStream::~VaeStream() {
@@ -208,16 +214,33 @@ void VaeStream::lay_out(int64_t rows, int64_t cols) {
     home.margin = std::max(home.margin, -needs(units[u], {0, 1})[0].from);
   }
   int64_t most = 0;
-  const auto place = [&](Buffer& b) {
+  const auto size = [&](Buffer& b) {
     const int64_t row = b.cols * b.channels * int64_t(sizeof(float));
-    b.offset = memory_bytes_, b.bytes = padded((b.rows + 2 * b.margin) * row, 256);
-    memory_bytes_ += b.bytes, most = std::max(most, page_tokens * row);
+    b.bytes = padded((b.rows + 2 * b.margin) * row, 256), most = std::max(most, page_tokens * row);
   };
-  for (size_t u = 0; u < values_.size(); ++u) {
-    if (home_[u] == int(u)) place(values_[u]);
-    if (past_[u].rows > 0) past_[u].margin = values_[size_t(home_[u])].margin, place(past_[u]);
+  const auto place = [&](Buffer& b) { b.offset = memory_bytes_, memory_bytes_ += b.bytes; };
+  for (size_t u = values_.size(); u-- > 0;) {   // hosts first
+    if (past_[u].rows > 0) past_[u].margin = values_[size_t(home_[u])].margin, size(past_[u]), place(past_[u]);
+    if (home_[u] != int(u)) continue;
+    size(values_[u]), lend(u);
+    if (!values_[u].lent) place(values_[u]);
   }
   memory_bytes_ += most;   // Append's last page may reach over the end; its rows there are never touched
+}
+
+// A value that no other stage sees may lie in the buffer of a later stage's: that one's frames come after it and are gone before it comes
+// again, if no stage waits for frames. Set beside the margins of its host, whose zeros nobody else may touch.
+void VaeStream::lend(size_t u) {
+  const auto stage = std::find_if(stages_.begin(), stages_.end(), [&](const Stage& s) { return s.first < u && u < s.last; });
+  if (net_.pool() > 1 || stage == stages_.end() || home_[stage->last] == int(u)) return;
+  Buffer& b = values_[u];
+  for (size_t v = stage->last + 1; v < values_.size() && !b.lent; ++v) {
+    Buffer& host = values_[v];
+    const int64_t row = host.cols * host.channels * int64_t(sizeof(float));
+    const int64_t begin = padded(host.offset + host.margin * row, 256), end = host.offset + (host.margin + host.rows) * row;
+    if (home_[v] == int(v) && !host.lent && !host.hosts && begin + b.bytes <= end) b.offset = begin, b.lent = host.hosts = true;
+  }
+  if (b.lent) b.bytes = 0;
 }
 
 std::unique_ptr<Graph> VaeStream::record_whole(const Stage& stage, int phase) const {
@@ -226,7 +249,7 @@ std::unique_ptr<Graph> VaeStream::record_whole(const Stage& stage, int phase) co
   Tensor x = recorder.all(buffer(stage.first));
   for (size_t u = stage.first; u < stage.last; ++u) {
     const Tensor past = past_[u].rows > 0 ? recorder.all(past_[u]) : Tensor{};
-    x = record_unit(net_.units()[u], x, past, phase, recorder.all(buffer(u + 1)));
+    x = record_unit(*graph, net_.units()[u], x, past, phase, recorder.all(buffer(u + 1)));
   }
   recorder.store(buffer(stage.last), 0, x);
   return graph;
@@ -238,8 +261,9 @@ std::unique_ptr<Graph> VaeStream::record_bands(const Stage& stage, int phase, in
   for (size_t u = stage.first; u < stage.last; ++u) {
     const VaeUnit& unit = net_.units()[u];
     const Buffer &x = buffer(u), &y = buffer(u + 1);
+    if (y.lent && !unit.block) recorder.clear_margins(y);
     if (unit.whole) {
-      recorder.store(y, 0, record_unit(unit, recorder.all(x), {}, phase, {}));
+      recorder.store(y, 0, record_unit(*graph, unit, recorder.all(x), {}, phase, {}));
       continue;
     }
     const int64_t row = y.cols * y.channels * int64_t(sizeof(float));
@@ -255,7 +279,8 @@ std::unique_ptr<Graph> VaeStream::record_bands(const Stage& stage, int phase, in
 }
 
 void VaeStream::compile(int64_t limit) {
-  int64_t fixed = net_.weight_bytes(), used = 0;
+  if (device_.apart()) frame_.resize(size_t(frame_count()));
+  int64_t fixed = net_.weight_bytes() + int64_t(frame_.size() * sizeof(float)), used = 0;
   for (const Buffer& b : values_) fixed += b.bytes;
   for (const Buffer& b : past_) fixed += b.bytes, used += b.bytes;
   struct Recorded {
@@ -281,8 +306,8 @@ void VaeStream::compile(int64_t limit) {
     auto recorded = graphs(0);
     bool cut = false;
     for (int64_t tile = int64_t(16) << 20; limit > 0 && fixed + most(recorded) > limit; tile /= 2) {
-      check(tile > 0, "autoencoder: this size takes ", (fixed + most(recorded)) / 1000000 + 1, " MB in the narrowest bands, and the limit is ",
-            limit / 1000000, " MB");
+      check(tile > 0, "autoencoder: this size takes ", (fixed + most(recorded)) / 1000000 + 1,
+            " MB in the narrowest bands, and the limit is ", limit / 1000000, " MB");
       recorded = graphs(std::max<int64_t>(tile, 1));
       cut = true;
     }
@@ -301,8 +326,10 @@ void VaeStream::compile(int64_t limit) {
     temporary = std::max(temporary, (*one.to)->arena_bytes());
   }
   for (const Buffer& b : values_) used += b.used ? b.bytes : 0;
-  bytes_ = net_.weight_bytes() + used + temporary;
+  bytes_ = net_.weight_bytes() + used + temporary + int64_t(frame_.size() * sizeof(float));
 }
+
+int64_t VaeStream::frame_count() const { return values_.back().rows * values_.back().cols * values_.back().channels; }
 
 void VaeStream::push(const float* frame, int64_t from, const Sink& sink) {
   const Buffer& in = values_.front();
@@ -335,9 +362,9 @@ void VaeStream::behind(size_t k, int64_t from, const Sink& sink) {
   if (k + 1 < stages_.size()) return run(k + 1, from, sink);
   if (given_++ < from) return;
   const Buffer& out = buffer(net_.units().size());
-  device_.download(frame_.data(), memory_ + out.offset + out.margin * out.cols * out.channels * int64_t(sizeof(float)),
-                   int64_t(frame_.size() * sizeof(float)));
-  sink(frame_.data());
+  std::byte* at = memory_ + out.offset + out.margin * out.cols * out.channels * int64_t(sizeof(float));
+  if (device_.apart()) device_.download(frame_.data(), at, int64_t(frame_.size() * sizeof(float)));
+  sink(device_.apart() ? frame_.data() : reinterpret_cast<float*>(at));
 }
 
 }  // namespace folio

@@ -10,8 +10,8 @@
 // so that only one frame of the largest level exists at any moment. Frames that nobody wants are left out where no memory hangs on them.
 //
 // With a limit on memory a stage that would take more is cut into horizontal bands. A unit then reads rows of its input's buffer, with as
-// many more above and below as its convolutions reach (no seams: the numbers are the same), and its output's rows go to its buffer; a block's
-// go where its input was, and its input to where the frame before was, as soon as no later band will ask for those rows:
+// many more above and below as its convolutions reach (no seams: the numbers are the same), and its output's rows go to its buffer; a
+// block's go where its input was, and its input to where the frame before was, as soon as no later band will ask for those rows:
 //            input  ░░░░░░░▓▓▓▓▓▓▓▒▒▒·········      ░ output already   ▓ this band   ▒ halo, still needed
 // Buffers have a margin of zero rows at both ends, which stand for the padding.
 #pragma once
@@ -33,21 +33,21 @@ class VaeStream {
   VaeStream(const VaeStream&) = delete;
   VaeStream& operator=(const VaeStream&) = delete;
 
-  // Takes one input frame [rows, cols, in] and gives out the frames [rows', cols', out] that it completes, in order; each is valid during the
-  // call. Frames before number `from` of the clip are not given, nor computed where that can be helped.
-  using Sink = std::function<void(const float*)>;
+  // Takes one input frame [rows, cols, in] and gives out the frames [rows', cols', out] that it completes, in order; each is the sink's for
+  // the time of the call. Frames before number `from` of the clip are not given, nor computed where that can be helped.
+  using Sink = std::function<void(float*)>;
   void push(const float* frame, int64_t from, const Sink& sink);
 
-  int64_t bytes() const { return bytes_; }              // of weights, state, buffers and temporaries, exactly
+  int64_t bytes() const { return bytes_; }              // of weights, state, buffers, temporaries and the frame that is given out
   bool banded() const { return banded_; }
-  int64_t out_rows() const;
-  int64_t out_cols() const;
+  int64_t frame_count() const;                          // numbers of an output frame
 
  private:
   // Rows of a value kept between programs, `margin` rows of zeros at both ends, padded to whole pages for Append.
   struct Buffer {
     int64_t rows = 0, cols = 0, channels = 0, margin = 0, offset = 0, bytes = 0;
     bool used = false;                                  // by some program
+    bool lent = false, hosts = false;                   // lies in another that is not needed meanwhile; is that other
   };
   struct Stage {
     size_t first = 0, last = 0;                         // units [first, last)
@@ -59,6 +59,7 @@ class VaeStream {
   class Recorder;
 
   void lay_out(int64_t rows, int64_t cols);
+  void lend(size_t unit);
   void compile(int64_t limit);
   const Buffer& buffer(size_t unit) const { return values_[size_t(home_[unit])]; }
   std::unique_ptr<Graph> record_whole(const Stage& stage, int phase) const;
@@ -76,7 +77,7 @@ class VaeStream {
   int64_t memory_bytes_ = 0, bytes_ = 0;
   bool banded_ = false;
   int64_t given_ = 0;                                   // output frames of the clip so far
-  std::vector<float> frame_;                            // the last one
+  std::vector<float> frame_;                            // the last one, from a device with memory of its own
 };
 
 }  // namespace folio
