@@ -30,6 +30,17 @@ TEST(Bench, OpsAreMeasuredAsListed) {
   EXPECT_GT(json["limits"]["read_gbps"].get<double>(), 0);
 }
 
+TEST(Bench, ConvolutionsOfDecoders) {
+  const Ran run = bench("vae --quick --repeats 1 -t 2 --json");
+  ASSERT_EQ(run.code, 0) << run.output;
+  const Json cases = Json::parse(run.output)["cases"];
+  ASSERT_EQ(cases.size(), 10u);
+  for (const Json& c : cases)
+    for (const char* key : {"seconds", "flops", "gflops", "share"}) EXPECT_GT(c[key].get<double>(), 0) << key << " of " << c;
+  EXPECT_EQ(cases[0]["flops"].get<double>(), 4 * cases[1]["flops"].get<double>());   // 32 -> 32 -> 3 and 32 -> 8 -> 3
+  EXPECT_GT(cases[1]["ratio"].get<double>(), 0);
+}
+
 TEST(Bench, OpsAreLeftOutWithAReason) {
   const Ran ran = bench("ops --only 'matmul bf16 T=8192' --most 1e-9 -t 2");
   EXPECT_EQ(ran.code, 0) << ran.output;

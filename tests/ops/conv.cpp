@@ -123,7 +123,7 @@ CASES(Conv) {
   Conv pool = random_op(*this, {4, 6, 8, 16}, 16, {2, 1, 1}, {0, 0, 0}, 0);
   pool.stride = {2, 1, 1};
   put(pool);
-  put(random_op(*this, {1, 40, 120, 16}, 40, {1, 3, 3}, {0, 1, 1}));   // several chunks
+  put(random_op(*this, {1, 40, 120, 16}, 24, {1, 3, 3}, {0, 1, 1}));   // several chunks
   put(random_op(*this, {9, 9, 60, 8}, 3, {3, 3, 3}, {1, 1, 1}));
 }
 
