@@ -77,8 +77,8 @@ class VaeNet {
 };
 
 // One unit on whole frames x [N, H, W, in]. past [1, H, W, in]: the last frame of the run before, left as the last of this one; absent:
-// zeros stand before the first frame. phase: of the frames that the unit makes, or of those that it makes one of; −1: all, else that one alone.
-// acc: what the phases before have added up.
+// zeros stand before the first frame. phase: of the frames that the unit makes, or of those that it makes one of; −1: all, else that one
+// alone. acc: what the phases before have added up.
 Tensor record_unit(Graph& graph, const VaeUnit& unit, Tensor x, Tensor past, int phase, Tensor acc);
 // One step on rows of a frame, for those who cut it into bands: x holds all rows that it needs, `pad` says whether zeros stand above and
 // below them, window which rows of its output lie in the image (ops/conv.h).
