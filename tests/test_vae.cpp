@@ -270,8 +270,8 @@ TEST(ThinVae, PaddingInFront) {
   const fs::path dir = shared_dir() / "golden/video/proto", part = scratch_dir() / "proto.safetensors";
   const char* python = std::getenv("FOLIO_PYTHON");
   const std::string whole = (dir / "vg_proto.safetensors").string();
-  const Ran ran = run_command(join(python ? python : "python3", " -c \"from safetensors.numpy import load_file, save_file; save_file({k: v for ",
-                                   "k, v in load_file('", whole, "').items() if k.startswith(('vae.e', 'vae.d'))}, '", part.string(),
+  const Ran ran = run_command(join(python ? python : "python3", " -c \"from safetensors.numpy import load_file, save_file; ",
+                                   "save_file({k: v for k, v in load_file('", whole, "').items() if k.startswith(('vae.e', 'vae.d'))}, '", part.string(),
                                    "', {'pad': 'front'})\""));
   ASSERT_EQ(ran.code, 0) << ran.output;
   const Vae v(convert(part, "proto"));
