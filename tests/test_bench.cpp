@@ -33,8 +33,11 @@ TEST(Bench, OpsAreMeasuredAsListed) {
 TEST(Bench, ConvolutionsOfDecoders) {
   const Ran run = bench("vae --quick --repeats 1 -t 2 --json");
   ASSERT_EQ(run.code, 0) << run.output;
-  const Json cases = Json::parse(run.output)["cases"];
+  const Json json = Json::parse(run.output), cases = json["cases"];
   ASSERT_EQ(cases.size(), 10u);
+  ASSERT_EQ(json["decoders"].size(), 1u);
+  for (const char* key : {"seconds", "first", "gflops", "share", "bytes"}) EXPECT_GT(json["decoders"][0][key].get<double>(), 0) << key;
+  EXPECT_LT(json["decoders"][0]["first"], json["decoders"][0]["seconds"]);
   for (const Json& c : cases)
     for (const char* key : {"seconds", "flops", "gflops", "share"}) EXPECT_GT(c[key].get<double>(), 0) << key << " of " << c;
   EXPECT_EQ(cases[0]["flops"].get<double>(), 4 * cases[1]["flops"].get<double>());   // 32 -> 32 -> 3 and 32 -> 8 -> 3
