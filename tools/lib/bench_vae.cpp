@@ -7,6 +7,7 @@
 #include "models/thin_vae.h"
 #include "ops/ops.h"
 #include "tools/lib/machine.h"
+#include "tools/lib/main.h"
 #include "tools/lib/model.h"
 #include "tools/lib/random_vae.h"
 
