@@ -144,7 +144,12 @@ Scheduler::Text* Scheduler::admit() {
     text.open = false;
     return nullptr;
   }
-  if (text.first_time) text.cached = text.seq.length(), stats_.cached_tokens += text.cached, text.acceptance = Acceptance(usual_.rate());
+  if (text.first_time) {
+    text.cached = text.seq.length();
+    stats_.cached_tokens += text.cached;
+    // By other rules than match how much is guessed changes the text, so it may not hang on what others were.
+    if (accept_for(options_.accept, text.request.sampling) == Accept::match) text.acceptance = Acceptance(usual_.rate());
+  }
   text.first_time = false;
   const auto place = std::find_if(running_.begin(), running_.end(), [&](const auto& r) { return r->id > text.id; });
   running_.splice(place, waiting_, it);
