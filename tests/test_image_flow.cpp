@@ -3,6 +3,7 @@
 // noise, against PyTorch's. There image k was asked for digit k mod 10, guided by 2 strictly between times 0.3 and 0.7.
 #include "models/image_flow.h"
 
+#include "files/image.h"
 #include "fixtures.h"
 
 namespace folio {
@@ -27,6 +28,17 @@ class Digits : public ::testing::Test {
     for (size_t i = 0; i < a.size(); ++i) most = std::max(most, std::isnan(a[i]) ? HUGE_VAL : std::fabs(double(a[i]) - b[i]));
     return most;
   }
+  // The first ten side by side.
+  static void draw(const std::vector<float>& x, const fs::path& to) {
+    Image image{.width = 280, .height = 28, .rgb = std::vector<uint8_t>(size_t(280 * 28 * 3))};
+    for (size_t i = 0; i < image.rgb.size(); ++i) {
+      const size_t row = i / (280 * 3), column = i / 3 % 280;
+      const float grey = std::clamp(x[column / 28 * 784 + row * 28 + column % 28], 0.0f, 1.0f);
+      image.rgb[i] = uint8_t(grey * 255 + 0.5f);
+    }
+    write_png(to.string(), image);
+    EXPECT_EQ(read_png(to.string()).rgb, image.rgb);
+  }
   fs::path folder_;
   std::vector<int32_t> classes_;
 };
@@ -40,6 +52,7 @@ TEST_F(Digits, AreThoseOfPyTorch) {
   EXPECT_LT(worst(flow.predict(x, 1, classes_), array("x1pred_step0")), 1e-4);
   denoise(x, {.steps = 50, .guidance = 2, .guide_from = 0.31, .guide_to = 0.69}, flow.velocity(classes_));
   EXPECT_LT(worst(x, array("out")), 1e-3);
+  draw(x, scratch_dir() / "digits.png");
   try {
     flow.predict(std::span(x).first(size_t(flow.numbers())), 1, {10});
     FAIL() << "took a class that is none";
