@@ -89,7 +89,7 @@ TEST(Videogen, SaysWhatItCan) {
     EXPECT_NE(help.out.find(flag), std::string::npos) << flag;
   const Result presets = run("--list-presets");
   EXPECT_EQ(presets.code, 0);
-  EXPECT_NE(presets.out.find("vg-s"), std::string::npos);
+  for (const char* name : {"vg-s", "vg-m", "seed-8.5m", "taew2_1"}) EXPECT_NE(presets.out.find(name), std::string::npos) << name;
 }
 
 TEST(Videogen, NamesOfBatchesAndPreviews) {

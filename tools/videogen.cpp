@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/threads.h"
 #include "models/video_dit.h"
+#include "models/video_presets.h"
 #include "tools/lib/interrupt.h"
 #include "tools/lib/machine.h"
 #include "tools/lib/main.h"
@@ -380,16 +381,14 @@ int Session::run() {
 // What is known by name: models of this project, and the autoencoders that tools/convert.py reads.
 int list_presets() {
   const std::vector<std::vector<std::string>> rows = {
-      {"name", "makes", "latents", "what it is"},
-      {"vg-s", "17 frames of 64x64", "16 channels, 5 of 8x8", "the model in models/weights: thin autoencoder and flow model in one file"},
-      {"vg-m", "33 frames of 128x128", "16 channels, 9 of 16x16", "its larger sibling, for those who train it (tools/train_video.py)"},
-      {"taehv, taew2_1", "4k+1 frames, sides of 8", "16 channels", "autoencoder alone: HunyuanVideo, Wan 2.1, Qwen-Image"},
+      {"autoencoder", "makes", "latents", "of"},
+      {"taehv, taew2_1", "4k+1 frames, sides of 8", "16 channels", "HunyuanVideo, Wan 2.1, Qwen-Image"},
       {"taew2_2, taehv1_5", "4k+1 frames, sides of 16", "48, 32 channels", "Wan 2.2-5B, HunyuanVideo 1.5"},
       {"taecvx", "4k+1 or 8k frames, sides of 8", "16 channels", "CogVideoX"},
       {"taeltx", "8k+1 frames, sides of 32", "128 channels", "LTX"},
       {"taesd, taef2", "pictures, sides of 8", "4, 16, 32 channels", "Stable Diffusion, FLUX"},
   };
-  std::printf("%s", table(rows).c_str());
+  std::printf("%s\n%s", list_video_presets().c_str(), table(rows).c_str());
   return 0;
 }
 
