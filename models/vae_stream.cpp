@@ -185,6 +185,8 @@ VaeStream::VaeStream(const VaeNet& net, Device& device, int64_t rows, int64_t co
   memory_ = device.alloc(memory_bytes_);
   try {
     compile(limit);
+    // What a device wants beside its plan is known only then.
+    for (int64_t room = limit; limit > 0 && bytes_ > limit; compile(room)) room = std::max<int64_t>(room - (bytes_ - limit), 1);
   } catch (...) {
     device.free(memory_, memory_bytes_);
     throw;
