@@ -10,8 +10,8 @@
 // A file is written beside its name (x.gif.part) and renamed by finish(); without finish() nothing is left under the name. What was
 // pushed before an interruption is a clip too: finish() keeps it.
 // Frames are 8-bit RGB, [H, W, 3]. Colours of y4m: its header does not say which matrix they are made with, so it is BT.601, as ffmpeg
-// takes it, with limited range (16 to 235) unless the file says XCOLORRANGE=FULL. Chroma of less resolution is read by repeating it and written
-// as the mean of four pixels, which is what C420jpeg says of its place.
+// takes it, with limited range (16 to 235) unless the file says XCOLORRANGE=FULL. Chroma of less resolution is read by repeating it and
+// written as the mean of four pixels, which is what C420jpeg says of its place.
 #pragma once
 #include <cstdint>
 #include <memory>
