@@ -92,6 +92,38 @@ TEST(Batch, TwoHundredRequestsAreTwoHundredSingleRuns) {
   }
 }
 
+// Four texts where there is room for about two: a run leaves all of them in its cache file, and the next finds them.
+TEST(Batch, HostMemoryBringsBackWhatThereIsNoRoomFor) {
+  std::string requests;
+  for (char c : {'a', 'b', 'c', 'd'}) requests += Json{{"prompt", std::string(150, c)}, {"max_tokens", 20}, {"temperature", 0}}.dump() + "\n";
+  write(path("turns.jsonl"), requests);
+  const auto run = [&](const std::string& more) {
+    fs::remove(path("turns.out"));
+    return generate("--batch " + path("turns.jsonl") + " -o " + path("turns.out") + " --max-batch 1 -c 256 --page-stats" + more);
+  };
+  const auto found = [](const std::vector<Json>& answers) {
+    int tokens = 0;
+    for (const Json& answer : answers) tokens += answer["usage"]["prompt_tokens_details"]["cached_tokens"].get<int>();
+    return tokens;
+  };
+  const std::string kept = " --cache-file " + path("turns.kv"), ram = " --cache-ram 4MB";
+  ASSERT_EQ(run(kept + ram).code, 0);
+  const auto first = lines_of(path("turns.out"));
+  EXPECT_EQ(found(first), 0);
+  const Ran again = run(kept + ram);
+  ASSERT_EQ(again.code, 0) << again.output;
+  const auto second = lines_of(path("turns.out"));
+  EXPECT_EQ(found(second), 4 * 128) << again.output;
+  EXPECT_NE(again.output.find("pages came back from there"), std::string::npos) << again.output;
+  EXPECT_EQ(again.output.find(", 0 pages came back"), std::string::npos) << again.output;
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(second[i]["text"], first[i]["text"]);
+  ASSERT_EQ(run(kept).code, 0);
+  EXPECT_LT(found(lines_of(path("turns.out"))), 4 * 128) << "without host memory there is no room";
+  const Ran off = run(ram + " --prefix-cache off");
+  EXPECT_EQ(off.code, 1);
+  EXPECT_NE(off.output.find("--cache-ram wants --prefix-cache on"), std::string::npos) << off.output;
+}
+
 TEST(Batch, ARunThatIsKilledGoesOnAndWritesNothingTwice) {
   write(path("in.jsonl"), some_requests(150));
   const std::string out = path("killed.jsonl"), whole = path("whole.jsonl");
