@@ -2,6 +2,8 @@
 // Readers for what the frame writers write, made from the formats' descriptions alone: GIF with its codes, animated PNG taken apart into
 // PNGs; and a maker of odd PNGs.
 #pragma once
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -9,10 +11,21 @@
 
 #include "base/error.h"
 #include "files/image.h"
+#include "files/video.h"
 
 namespace folio {
 
 using Picture = std::vector<uint8_t>;   // [H, W, 3]
+
+// All frames of a clip, by the project's own reader.
+inline std::vector<Picture> read_clip(const std::string& name) {
+  auto reader = read_frames(name);
+  std::vector<Picture> all;
+  Picture next(size_t(reader->clip().width) * size_t(reader->clip().height) * 3);
+  while (reader->next(next.data())) all.push_back(next);
+  EXPECT_FALSE(reader->next(next.data()));
+  return all;
+}
 
 struct DecodedClip {
   int width = 0, height = 0, plays = -1;

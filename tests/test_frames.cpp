@@ -88,14 +88,6 @@ std::string write_clip(const std::string& name, const Clip& clip, Painter paint,
   EXPECT_FALSE(fs::exists(name + ".part"));
   return name;
 }
-std::vector<Picture> read_clip(const std::string& name) {
-  auto reader = read_frames(name);
-  std::vector<Picture> all;
-  Picture next(size_t(reader->clip().width) * size_t(reader->clip().height) * 3);
-  while (reader->next(next.data())) all.push_back(next);
-  EXPECT_FALSE(reader->next(next.data()));
-  return all;
-}
 
 TEST(Rates, AreFractions) {
   EXPECT_EQ(parse_rate("24", "--fps").text(), "24");

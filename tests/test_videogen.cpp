@@ -70,13 +70,6 @@ std::string clip(const std::string& name, int frames, int width = 16, int height
   writer->finish();
   return pattern;
 }
-std::vector<Picture> frames_of(const std::string& name) {
-  auto reader = read_frames(name);
-  std::vector<Picture> all;
-  Picture next(size_t(reader->clip().width) * size_t(reader->clip().height) * 3);
-  while (reader->next(next.data())) all.push_back(next);
-  return all;
-}
 
 TEST(Videogen, SaysWhatItCan) {
   const Result help = run("--help");
@@ -110,13 +103,13 @@ TEST(Videogen, AClipGoesThroughTheAutoencoder) {
   const Result r =
       run("--vae " + model("vae") + " -t 2 --video-in " + in + " -o " + path("back/%02d.png") + " --latent-out " + path("l.npy"));
   ASSERT_EQ(r.code, 0) << r.err;
-  EXPECT_EQ(frames_of(path("back/%02d.png")), frames_of(in));
+  EXPECT_EQ(read_clip(path("back/%02d.png")), read_clip(in));
   EXPECT_NE(r.out.find("PSNR inf dB"), std::string::npos) << r.out;
   EXPECT_NE(r.err.find("5 frames of 16x16 · predicted peak "), std::string::npos) << r.err;
   // Latents as others have them: [1, z, T, h, w].
   const Array latents = read_npy(path("l.npy"));
   EXPECT_EQ(latents.dims, (std::vector<int64_t>{1, tiny_z, 3, 8, 8}));
-  const auto frames = frames_of(in);
+  const auto frames = read_clip(in);
   for (int64_t t = 0; t < 3; ++t)
     for (int64_t c = 0; c < tiny_z; ++c) {
       const int64_t f = std::max<int64_t>(0, 2 * t - 1 + c / 12), y = 2 * 3 + c / 2 % 2,
@@ -143,7 +136,7 @@ TEST(Videogen, LatentsAreAClip) {
   for (const char* how : {"", "--decode full", "-t 3", "--mem-limit 2GB"}) {
     r = run(vae + " --vae-only --latent-in " + path("a.npy") + " -o " + path("back/%02d.png ") + how);
     ASSERT_EQ(r.code, 0) << r.err;
-    EXPECT_EQ(frames_of(path("back/%02d.png")), frames_of(in)) << how;
+    EXPECT_EQ(read_clip(path("back/%02d.png")), read_clip(in)) << how;
   }
   // Without its first dimension, and in double precision.
   const Array a = read_npy(path("a.npy"));
@@ -238,7 +231,7 @@ TEST(Videogen, PicturesThatAreGivenStand) {
   write_png(path("last.png"), {16, 16, last});
   ASSERT_EQ(make("-o " + path("plain/%02d.png")).code, 0);
   ASSERT_EQ(make("--init-image " + path("first.png") + " --last-image " + path("last.png") + " -o " + path("held/%02d.png")).code, 0);
-  const auto held = frames_of(path("held/%02d.png")), plain = frames_of(path("plain/%02d.png"));
+  const auto held = read_clip(path("held/%02d.png")), plain = read_clip(path("plain/%02d.png"));
   EXPECT_EQ(held[0], first);
   EXPECT_EQ(held[4], last);
   EXPECT_EQ(held[3], last);   // one latent holds both
@@ -246,7 +239,7 @@ TEST(Videogen, PicturesThatAreGivenStand) {
   // Another size is fitted.
   write_png(path("large.png"), {48, 32, Picture(48 * 32 * 3, 200)});
   ASSERT_EQ(make("--init-image " + path("large.png") + " -o " + path("held/%02d.png")).code, 0);
-  EXPECT_EQ(frames_of(path("held/%02d.png"))[0], Picture(16 * 16 * 3, 200));
+  EXPECT_EQ(read_clip(path("held/%02d.png"))[0], Picture(16 * 16 * 3, 200));
 }
 
 TEST(Videogen, ShowsPreviews) {
@@ -472,7 +465,7 @@ TEST(Videogen, RealClipThroughARealAutoencoder) {
                        path("real.y4m"));
   ASSERT_EQ(r.code, 0) << r.err;
   EXPECT_GT(Json::parse(r.out)["psnr"].get<double>(), 26) << r.out;
-  EXPECT_EQ(frames_of(path("real.y4m")).size(), 3u);
+  EXPECT_EQ(read_clip(path("real.y4m")).size(), 3u);
 }
 
 }  // namespace
