@@ -7,7 +7,7 @@
 #include "text/index.h"
 #include "text/merge.h"
 #include "text/utf8.h"
-#include "text/words.h"
+#include "text/word_bounds.h"
 
 namespace folio {
 
@@ -72,7 +72,7 @@ class Spm : public Encoder {
   const Vocabulary& v_;
   TextIndex tokens_;
   Fallback fallback_;
-  Words words_;
+  WordBounds words_;
 };
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include "text/encoder.h"
 #include "text/index.h"
 #include "text/utf8.h"
-#include "text/words.h"
+#include "text/word_bounds.h"
 
 namespace folio {
 
@@ -67,7 +67,7 @@ class Unigram : public Encoder {
   const Vocabulary& v_;
   Prefixes tokens_;
   Fallback fallback_;
-  Words words_;
+  WordBounds words_;
   float least_ = 0;  // the lowest score of a token
 };
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Words: where a text may be cut without changing what SentencePiece makes of it. If no token holds a space behind another
+// WordBounds: where a text may be cut without changing what SentencePiece makes of it. If no token holds a space behind another
 // character ("ab c"), none reaches across the beginning of a word, so each word can be encoded alone, and found in a cache.
 #pragma once
 #include <string_view>
@@ -8,9 +8,9 @@
 
 namespace folio {
 
-class Words {
+class WordBounds {
  public:
-  explicit Words(const Vocabulary& v) {
+  explicit WordBounds(const Vocabulary& v) {
     for (Token id = 0; id < v.size(); ++id) {
       const auto type = TokenType(v.types[size_t(id)]);
       if (type != TokenType::normal && type != TokenType::user && type != TokenType::unused) continue;
