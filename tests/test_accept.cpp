@@ -401,5 +401,35 @@ TEST(Accept, ATextIsAFunctionOfPromptSeedAndFlags) {
   }
 }
 
+// Nor does it hang on how many guesses the others want of a step.
+TEST(Accept, ATextDoesNotHangOnItsMates) {
+  Drawing d;
+  for (Accept rule : {Accept::residual, Accept::block}) {
+    Text alone;
+    for (int mates : {0, 7}) {
+      Engine engine(*d.target.model, *d.target.device, {.context = 64, .sequences = 8});
+      Engine guessing(*d.small.model, *d.target.device, {.context = 64, .sequences = 8});
+      const auto drafter = [&](const Request& r) { return std::make_unique<ModelDrafter>(guessing, r.sampling, rule); };
+      Text last;
+      Scheduler scheduler(engine, {.step_tokens = 40, .running = 8, .drafter = drafter, .most_drafts = 16, .accept = rule},
+                          [&](int64_t id, const Reply& reply) {
+                            if (id == mates) last = reply.generated.tokens;
+                          });
+      GenerateOptions options;
+      options.limit = 50;
+      for (int i = 0; i <= mates; ++i) {
+        d.sampling.seed = i == mates ? 77 : uint64_t(i);
+        d.sampling.temperature = i < mates && i % 2 ? 0 : 1;   // mates of both kinds
+        scheduler.add({d.prompt, d.sampling, options, ""});
+      }
+      while (scheduler.step()) {}
+      EXPECT_GT(scheduler.stats().drafts.accepted, 0);
+      if (mates == 0) alone = last;
+      EXPECT_EQ(last.size(), 50u);
+      EXPECT_EQ(last, alone) << int(rule);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace folio

@@ -27,7 +27,8 @@ inline const MatmulFormat& matmul_format(DType type) {
 inline int64_t up_to_line(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 struct MatmulCut {
-  static constexpr int64_t fewest_packed_tokens = 12;       // from here on a panel pays
+  static constexpr int64_t fewest_packed_tokens = 12;       // from here on a panel pays,
+  static constexpr int64_t fewest_for_short_rows = 2;       // of rows with less than a block for each lane, which `few` is slow to read
   static constexpr int64_t panel_budget = 512 << 10;        // of a second-level cache of 1 MiB, which tokens pass through too
   static constexpr int64_t most_plain_tokens = 2;           // more are packed, for their places in the cache
   static constexpr int64_t tokens_at_once = 48;             // sums of so many tokens wait in the first-level cache for the rest
@@ -42,7 +43,8 @@ struct MatmulCut {
   // `all`: features of the whole op, of which these may be one expert's.
   MatmulCut(DType type, int64_t tokens, int64_t features, int64_t k, int64_t all, int workers)
       : format(matmul_format(type)), tokens(tokens), features(features), k(k) {
-    packs = tokens >= fewest_packed_tokens;
+    const bool short_rows = (type == Q8_0 || type == Q4_0) && k < 16 * format.panel_rows;   // a panel has two registers of rows
+    packs = tokens >= (short_rows ? fewest_for_short_rows : fewest_packed_tokens);
     token_bytes = packs ? format.panel_token_bytes(k) : format.plain_tokens && tokens <= most_plain_tokens ? 0 : format.token_bytes(k);
     const int64_t share = all / (4 * workers), step = packs ? format.panel_rows : 4;
     // Many tokens: the part's panels fit the cache. Few: rows stream past, and what is fetched ahead should be the same worker's.

@@ -2,15 +2,16 @@
 #include "run/draft.h"
 
 #include <algorithm>
-#include <cmath>
+#include <utility>
 
 #include "base/error.h"
 
 namespace folio {
 
-constexpr double fade = 0.97;        // of what was measured, a step
-constexpr double learn = 0.08;       // of what a guess costs, a guess
-constexpr int try_every = 32;        // rounds, when nothing pays
+constexpr double learn = 0.03, learn_drafts = 0.08;   // of a step, of a guess: what it weighs among those before it
+constexpr double spread_at_first = 8;   // of tokens a step, that the slope one begins with weighs
+constexpr int try_every = 32, try_at_last = 256;   // rounds, when nothing pays; the dearer, the seldomer
+constexpr double tries_cost = 0.01;  // of a text's tokens, at most
 constexpr double unknown_threshold = 0.3, least_threshold = 0.1;   // what hardly ever stands brings too little to measure its cost by
 constexpr double seen_at_first = 1;   // guesses that the first estimate weighs
 constexpr double usual_fade = 0.98;   // of what was seen of all texts, a round
@@ -63,10 +64,10 @@ std::vector<Token> NgramDrafter::propose(std::span<const Token> text, int most) 
   // The longest end that stood somewhere before is what the last state links to.
   const int32_t link = states_[size_t(last_)].link;
   if (link <= 0 || states_[size_t(link)].length < least_) return {};
-  State& before = states_[size_t(link)];
-  const auto from = size_t(before.end), to = std::min(text_.size(), from + size_t(most));
-  before.end = int32_t(text_.size());   // the next time this place is the nearest
-  return {text_.begin() + ptrdiff_t(from), text_.begin() + ptrdiff_t(to)};
+  const size_t from = size_t(std::exchange(states_[size_t(link)].end, int32_t(text_.size()))), n = text_.size();   // the next time, here
+  std::vector<Token> tokens;
+  for (size_t i = from; from < n && int(tokens.size()) < most; ++i) tokens.push_back(i < n ? text_[i] : tokens[i - n]);
+  return tokens;
 }
 
 ModelDrafter::ModelDrafter(Engine& engine, const SamplerOptions& options, Accept rule)
@@ -123,20 +124,28 @@ std::vector<Token> Drafters::propose(std::span<const Token> text, int most) {
 }
 
 void StepCost::observe(int tokens, double seconds) {
-  const double n = tokens;
-  weight_ = fade * weight_ + 1, n_ = fade * n_ + n, t_ = fade * t_ + seconds, nn_ = fade * nn_ + n * n, nt_ = fade * nt_ + n * seconds;
-  const double spread = nn_ / weight_ - (n_ / weight_) * (n_ / weight_);
-  if (spread > 0.05) slope_ = std::max(0.0, (nt_ / weight_ - n_ / weight_ * (t_ / weight_)) / spread);   // else the last one known
+  const double more = tokens - tokens_;
+  if (steps_ > 0) seconds = std::min(seconds, 2 * (seconds_ + slope() * std::max(more, 0.0)));
+  const double gain = 1 / (steps_ = std::min(steps_ + 1, 1 / learn)), late = seconds - seconds_;
+  tokens_ += gain * more, seconds_ += gain * late;
+  if (gain == 1 || more * more < 0.05) return;   // nothing is forgotten where nothing is learned
+  spread_ += (1 - gain) * more * more - learn * spread_;
+  together_ += (1 - gain) * more * late - learn * together_;
 }
 
 void StepCost::observe_draft(int tokens, double seconds) {
-  if (tokens > 0) draft_ += (draft_ == 0 ? 1 : learn) * (seconds / tokens - draft_);
+  if (tokens > 0) draft_ += (draft_ == 0 ? 1 : learn_drafts) * (seconds / tokens - draft_);
+}
+
+// Of the line, but for what is not known: then seconds of one more token are a fixed share of those that a token takes in the mean.
+double StepCost::slope() const {
+  const double lean = unknown_threshold * seconds_ / tokens_;
+  return std::max(0.0, (together_ + spread_at_first * lean) / (spread_ + spread_at_first));
 }
 
 double StepCost::threshold(int texts) const {
-  if (weight_ < 4) return unknown_threshold;
-  const double plain = t_ / weight_ - slope_ * (n_ / weight_ - texts);   // of a step without guesses
-  return plain > 0 ? std::clamp((slope_ + draft_) * texts / plain, least_threshold, 1.0) : unknown_threshold;
+  const double plain = steps_ > 0 ? seconds_ + slope() * (texts - tokens_) : 0;   // of a step without guesses
+  return plain > 0 ? std::max((slope() + draft_) * texts / plain, least_threshold) : unknown_threshold;
 }
 
 double threshold_for(Accept rule, bool always, const StepCost& cost, int texts) {
@@ -148,11 +157,12 @@ double Acceptance::rate() const { return (right_ + at_first_ * seen_at_first) / 
 int Acceptance::length(double threshold, int most) {
   int n = 0;
   for (double stands = rate(); n < most && stands >= threshold; stands *= rate()) ++n;
-  if (++rounds_ % try_every == 0) n = std::max(n, std::min(1, most));
-  return n;
+  const auto idle = int(std::clamp<double>(threshold / tries_cost, try_every, try_at_last));   // a try costs as much as threshold tokens
+  return ++rounds_ >= idle ? std::max(n, std::min(1, most)) : n;
 }
 
 void Acceptance::observe(int drafted, int accepted) {
+  rounds_ = 0;
   right_ = fade_ * right_ + accepted;
   seen_ = fade_ * seen_ + accepted + (accepted < drafted);
 }

@@ -6,8 +6,9 @@
 //
 // How many are worth guessing is measured: a step's seconds are taken as base + slope · tokens, and the j-th guess stands with
 // probability a^j. One more token costs slope (and its guess) and brings a^j tokens, so it pays while a^j > (slope + guess) · B / t(B), of
-// a step with B texts that takes t(B). When nothing pays nothing is guessed, but for a try now and then. Where the text hangs on how many
-// are guessed, by rules other than match, the clock has no say: a fixed share must stand.
+// a step with B texts that takes t(B). When nothing pays nothing is guessed, but for a try now and then, so seldom that tries cost a
+// hundredth of the time at most. Where the text hangs on how many are guessed, by rules other than match, the clock has no say: a fixed
+// share must stand.
 #pragma once
 #include <memory>
 #include <span>
@@ -29,8 +30,8 @@ class Drafter {
   virtual std::span<const Chances> chances() const { return {}; }
 };
 
-// What followed the longest end of the text where it stood before, if that is at least `least` tokens long. A suffix automaton
-// (Blumer et al. 1985): one step a token, however long the text.
+// What followed the longest end of the text where it stood before, if that is at least `least` tokens long; where that reaches the text's
+// end itself, what goes round goes on going round. A suffix automaton (Blumer et al. 1985): one step a token, however long the text.
 class NgramDrafter final : public Drafter {
  public:
   explicit NgramDrafter(int least = 3) : least_(least) { clear(); }
@@ -93,17 +94,20 @@ class Drafters final : public Drafter {
   const Drafter* last_ = nullptr;   // whose guesses were taken
 };
 
-// What steps have cost of late.
+// What steps have cost of late: seconds over tokens, a line through the means. Until steps of several sizes have been seen it leans on a
+// slope that is neither steep nor flat, and a step that took far too long, for reasons of the machine's, counts as one that took double.
 class StepCost {
  public:
   void observe(int tokens, double seconds);       // a step that read no prompt
   void observe_draft(int tokens, double seconds);
-  // The probability from which on one more token pays in a step of so many texts; a cautious one as long as that is not known.
+  // The probability from which on one more token pays in a step of so many texts.
   double threshold(int texts) const;
 
  private:
-  double weight_ = 0, n_ = 0, t_ = 0, nn_ = 0, nt_ = 0;   // sums that fade
-  double slope_ = 0, draft_ = 0;
+  double slope() const;
+  double steps_ = 0, tokens_ = 0, seconds_ = 0;   // how many are known, up to a limit; means that fade
+  double spread_ = 0, together_ = 0;              // of tokens; of tokens and seconds
+  double draft_ = 0;
 };
 
 // The probability from which on one more guess is made.
@@ -121,7 +125,7 @@ class Acceptance {
  private:
   double at_first_, fade_ = 0.9;
   double right_ = 0, seen_ = 0;   // guesses that were looked at: those behind a wrong one were not
-  int rounds_ = 0;
+  int rounds_ = 0;                // since the last guess
 };
 
 struct DraftStats {

@@ -7,8 +7,8 @@
 
 namespace folio {
 
-// On a device where recording is cheap, old shapes are dropped: their arenas are memory.
-constexpr size_t most_programs = 6;
+// On a device where recording is cheap, old shapes are dropped: some 12 KB a layer. As many as guesses make, and a few of prompts.
+constexpr size_t most_programs = 24;
 
 static CacheOptions cache_options(const Model& model, const EngineOptions& options) {
   const int64_t context = options.context > 0 ? options.context : model.context();

@@ -74,10 +74,17 @@ std::span<const float> Sampler::process(std::span<const float> logits, std::span
   return work_;
 }
 
+// The first of the highest. Maxima side by side, for one alone is a chain of instructions that wait for one another.
 Token Sampler::greedy(std::span<const float> logits) const {
-  const auto best = std::max_element(logits.begin(), logits.end());   // the first of the highest
-  if (*best == lowest) fail_without_numbers();
-  return Token(best - logits.begin());
+  constexpr size_t lanes = 16;
+  float high[lanes];
+  std::fill_n(high, lanes, lowest);
+  for (size_t i = 0; i + lanes <= logits.size(); i += lanes)
+    for (size_t l = 0; l < lanes; ++l) high[l] = logits[i + l] > high[l] ? logits[i + l] : high[l];
+  float best = *std::max_element(high, high + lanes);
+  for (size_t i = logits.size() / lanes * lanes; i < logits.size(); ++i) best = std::max(best, logits[i]);
+  if (best == lowest) fail_without_numbers();
+  return Token(std::find(logits.begin(), logits.end(), best) - logits.begin());
 }
 
 Token Sampler::pick(std::span<const float> logits, std::span<const Token> text) {

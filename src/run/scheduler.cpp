@@ -199,7 +199,9 @@ void Scheduler::guess(Text& text, int texts, int64_t budget) {
   if (!text.drafter) return;
   const Accept rule = accept_for(options_.accept, text.request.sampling);
   const int pays = text.acceptance.length(threshold_for(rule, options_.always_draft, cost_, texts), options_.most_drafts);
-  int64_t most = std::min<int64_t>({engine_.context() - int64_t(text.text.size()) - 1, budget - 1, engine_.chunk() - 1,
+  // By other rules than match the text hangs on how many they are, so they may not hang on those of the others.
+  const int64_t share = options_.accept == Accept::match ? budget : (options_.step_tokens - 1) / options_.running;
+  int64_t most = std::min<int64_t>({engine_.context() - int64_t(text.text.size()) - 1, share - 1, engine_.chunk() - 1,
                                     engine_.cache().options().uncertain, pays});
   if (text.request.options.limit >= 0) most = std::min(most, text.request.options.limit - int64_t(text.answer.out.tokens.size()) - 1);
   if (most <= 0) return;

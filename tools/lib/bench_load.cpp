@@ -83,6 +83,7 @@ class Client {
     out_.requests = s.done;
     out_.tokens = s.drawn_tokens;
     out_.steps = s.steps;
+    out_.drafts = s.drafts;
     out_.hits = double(s.cached_tokens) / double(std::max<int64_t>(1, s.cached_tokens + s.prompt_tokens));
     return std::move(out_);
   }

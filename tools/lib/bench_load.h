@@ -2,6 +2,7 @@
 // Requests as a server meets them, for `bench serve`: traces of prompts, and a client that plays them to the scheduler (run/scheduler.h)
 // and takes the time of every token.
 #pragma once
+#include <algorithm>
 #include <functional>
 #include <random>
 #include <string>
@@ -49,8 +50,11 @@ struct Load {
 struct Served {
   double seconds = 0, hits = 0;           // hits: of the prompts' tokens
   int64_t requests = 0, tokens = 0, steps = 0;
+  DraftStats drafts;
   std::vector<double> first, between;     // seconds: from arrival to the first token; from token to token
   double rate() const { return double(tokens) / seconds; }
+  double right() const { return double(drafts.accepted) / double(std::max<int64_t>(1, drafts.drafted)); }
+  double tokens_a_step() const { return double(tokens) / double(tokens - drafts.accepted); }   // of one text
 };
 
 Served serve(Engine& engine, const Trace& trace, const Load& load);

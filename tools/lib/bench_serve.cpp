@@ -71,7 +71,8 @@ class ServeBench {
     if (wanted("first token")) first_token();
     if (wanted("looking up")) lookup();
     if (wanted("texts at once")) batch();
-    if (wanted("guesses")) guesses();
+    for (int running : {1, flags_.running})
+      for (bool right : {true, false}) guesses(running, right);
     if (wanted("deterministic")) deterministic();
     check(!rows.empty() || !lines.empty(), "bench: no trace and no line has '", flags_.only, "' in its name");
   }
@@ -228,25 +229,31 @@ class ServeBench {
     times("batch_decode_speedup", flags_.running * median(drawing[0]) / median(drawing[1]), "the same, only between tokens", "");
   }
 
-  void guesses() {
-    const auto ngram = [](const Request&) { return std::make_unique<NgramDrafter>(2); };
-    const auto wrong = [this](const Request&) { return std::make_unique<WrongDrafter>(model_.vocab()); };
-    for (int running : {1, flags_.running}) {
-      Engine e = engine(false, running);
-      const Trace repeats = make_.repetitive(2 * flags_.running), nothing = make_.nothing_shared();
-      const int draw = std::max(flags_.draw, guessed_answer);
-      const auto rate = [&, draw](const Trace& trace, decltype(Load::drafter) drafter) {
-        return [&, drafter] { return serve(e, trace, {.running = running, .draw = draw, .drafter = drafter}).rate(); };
-      };
-      const bool alone = running == 1;
-      const std::string where = alone ? ", one at a time" : ", " + std::to_string(running) + " at once";
-      rate(repeats, nullptr)();
-      times(alone ? "ngram_speedup_alone" : "ngram_speedup_batch", paired(rate(repeats, ngram), rate(repeats, nullptr)),
-            "guesses by n-grams on repetitive text" + where, alone ? "2x" : "never under 0.97x");
-      const Trace few(nothing.begin(), nothing.begin() + std::min<ptrdiff_t>(ptrdiff_t(nothing.size()), 2 * flags_.running));
-      times(alone ? "wrong_guesses_alone" : "wrong_guesses_batch", paired(rate(few, wrong), rate(few, nullptr)),
-            "guesses that are never right" + where, "never under 0.97x");
-    }
+  // What guesses bring or cost: looked up where the text repeats itself (a phrase over and over, and what greedy drawing goes round in), or
+  // never right.
+  void guesses(int running, bool right) {
+    const bool alone = running == 1;
+    const std::string what = std::string("guesses ") + (right ? "by n-grams on repetitive text" : "that are never right") +
+                             (alone ? ", one at a time" : ", " + std::to_string(running) + " at once");
+    if (!wanted(what)) return;
+    Engine e = engine(false, running);
+    Trace trace = right ? make_.repetitive(2 * flags_.running) : make_.nothing_shared();
+    trace.resize(std::min(trace.size(), size_t(2 * flags_.running)));
+    Load load{.running = running, .draw = std::max(flags_.draw, guessed_answer)};
+    const auto plain = [&] { return serve(e, trace, load).rate(); };
+    Load guessing = load;
+    guessing.drafter = [&](const Request&) -> std::unique_ptr<Drafter> {
+      if (right) return std::make_unique<NgramDrafter>(2);
+      return std::make_unique<WrongDrafter>(model_.vocab());
+    };
+    Served last;
+    const auto guessed = [&] { return (last = serve(e, trace, guessing)).rate(); };
+    plain();
+    const double gain = paired(guessed, plain);
+    const std::string shown = fixed(gain, 2) + "x; " + fixed(last.right() * 100, 0) + "% of the guesses right, " +
+                              fixed(last.tokens_a_step(), 1) + " tokens a step";
+    line(right ? alone ? "ngram_speedup_alone" : "ngram_speedup_batch" : alone ? "wrong_guesses_alone" : "wrong_guesses_batch", gain, what,
+         shown, right && alone ? "2x" : "never under 0.97x");
   }
 
   // Prompts that are all read, and answers.
@@ -308,7 +315,8 @@ void add_bench_serve_flags(CLI::App& app, BenchServeFlags& flags) {
   app.add_option("-m,--model", flags.file, "a model file, in place of a shape");
   app.add_option("--only", flags.only,
                  "only traces and lines with this in their name: shared prefix, conversations, tree of thoughts, nothing shared, "
-                 "first token, looking up, texts at once, guesses, deterministic");
+                 "first token, looking up, texts at once, guesses by n-grams on repetitive text, guesses that are never right, "
+                 "deterministic; one at a time and at once");
   count("--requests", flags.sizes.requests, "of each trace");
   count("--max-batch", flags.running, "texts at once");
   count("--shared", flags.sizes.shared, "tokens of the beginning that texts share");

@@ -18,8 +18,8 @@ void add_draft_flags(CLI::App& app, DraftFlags& flags) {
   app.add_flag("--draft-always", flags.always, "Guess as many as that whether it pays or not")->group(group);
   app.add_option("--spec-accept", flags.accept,
                  "Which guesses stand. match: those that are what would have been drawn without them, so the text is the same string. "
-                 "residual, block: more of them; the text is another one, which hangs on the guesses, though as likely as any drawn without "
-                 "(not at --temp 0, where all three are one)")
+                 "residual, block: more of them; the text is another one, which hangs on the guesses, on --max-batch and, where memory runs out, on "
+                 "other texts, though as likely as any drawn without (not at --temp 0, where all three are one)")
       ->check(CLI::IsMember({"match", "residual", "block"}))->capture_default_str()->group(group);
 }
 
