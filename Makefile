@@ -10,7 +10,7 @@ VIDEO ?= $(BUILD)/clip.gif
 VENV := $(BUILD)/venv
 PACKAGES := g++ cmake make pkg-config python3 python3-venv libgtest-dev libcli11-dev nlohmann-json3-dev libxxhash-dev libstb-dev libpcre2-dev libutf8proc-dev
 
-.PHONY: all build run run-video test bench format op fuzz packages venv clean help
+.PHONY: all build run run-video test test-fast bench format op fuzz packages venv clean help
 all: build
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make run        install missing system packages (when allowed), build, generate text with the shipped model'
 	@echo 'make run-video  likewise a clip: VIDEO_PROMPT="a red circle bouncing" VIDEO=build/clip.gif'
 	@echo 'make test       the whole test suite (ctest and the Python tests)'
+	@echo 'make test-fast  those of it that take under two minutes together'
 	@echo 'make bench      speed of a 1B shape on this machine; TYPE=q8_0 for one format'
 	@echo 'make format     clang-format over our sources'
 	@echo 'make op NAME=x  the files of a new op, with their first lines'
@@ -51,6 +52,9 @@ run-video: build
 
 test: build venv
 	@FOLIO_PYTHON=$(abspath $(VENV))/bin/python ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+test-fast: build venv
+	@FOLIO_PYTHON=$(abspath $(VENV))/bin/python ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS) -L fast
 
 bench: build
 	$(BUILD)/bin/bench model --shape 1b $(if $(TYPE),--type $(TYPE))

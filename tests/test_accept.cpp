@@ -411,10 +411,11 @@ TEST(Accept, ATextDoesNotHangOnItsMates) {
       Engine guessing(*d.small.model, *d.target.device, {.context = 64, .sequences = 8});
       const auto drafter = [&](const Request& r) { return std::make_unique<ModelDrafter>(guessing, r.sampling, rule); };
       Text last;
-      Scheduler scheduler(engine, {.step_tokens = 40, .running = 8, .drafter = drafter, .most_drafts = 16, .accept = rule},
-                          [&](int64_t id, const Reply& reply) {
-                            if (id == mates) last = reply.generated.tokens;
-                          });
+      const SchedulerOptions scheduling{.step_tokens = 40, .running = 8, .drafter = drafter, .most_drafts = 16, .always_draft = true,
+                                        .accept = rule};
+      Scheduler scheduler(engine, scheduling, [&](int64_t id, const Reply& reply) {
+        if (id == mates) last = reply.generated.tokens;
+      });
       GenerateOptions options;
       options.limit = 50;
       for (int i = 0; i <= mates; ++i) {
