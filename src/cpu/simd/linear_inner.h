@@ -17,21 +17,20 @@
 // Rows lie far apart in memory, as many bytes as a token has in all heads, so nothing but us fetches them in time, and asked for all at
 // once they would be waited for: between short stretches of the sums a row of the next page is taken, and some are asked for (LinearTake).
 #pragma once
+#include "cpu/simd/dots.h"
 #include "cpu/simd/linear.h"
-#include "cpu/simd/transpose.h"
-
 
 namespace folio {
 namespace {
 
 constexpr int linear_block = 16;
-// A tile in registers: rows × vectors. Rows that are asked for scores together.
+// A tile in registers: rows × vectors.
 #if FOLIO_SET == FOLIO_SET_avx512
-constexpr int linear_tile = 6, linear_vectors = 4, linear_wide = 8, linear_asks = 4;
+constexpr int linear_tile = 6, linear_vectors = 4, linear_wide = 8;
 #elif FOLIO_SET == FOLIO_SET_neon
-constexpr int linear_tile = 4, linear_vectors = 4, linear_wide = 8, linear_asks = 2;
+constexpr int linear_tile = 4, linear_vectors = 4, linear_wide = 8;
 #else
-constexpr int linear_tile = 4, linear_vectors = 2, linear_wide = 4, linear_asks = 2;
+constexpr int linear_tile = 4, linear_vectors = 2, linear_wide = 4;
 #endif
 constexpr int linear_panel = linear_vectors * Vec::lanes;   // values lie in panels as wide as the tile: [panel][row][linear_panel]
 template <int N> struct LinearCount { static constexpr int count = N; };
@@ -201,38 +200,12 @@ void linear_gates(const LinearWork& w) {
 
 // --- Scores: P[t][s] and A[t][s] for s ≤ t.
 
-// A rows of queries times as many keys as make the lanes full; to[a] has those of ask[a].
-template <int A> FOLIO_INLINE void linear_dots(const float* const* ask, const float* const* key, int K, float* const* to) {
-  constexpr int lanes = Vec::lanes, S = lanes / A;
-  Vec sums[lanes];
-  FOLIO_UNROLL
-  for (int i = 0; i < lanes; ++i) sums[i] = zero();
-  auto add = [&](int c, auto get) __attribute__((always_inline)) {
-    Vec y[S];
-    FOLIO_UNROLL
-    for (int s = 0; s < S; ++s) y[s] = get(key[s] + c);
-    FOLIO_UNROLL
-    for (int a = 0; a < A; ++a) {
-      const Vec x = get(ask[a] + c);
-      FOLIO_UNROLL
-      for (int s = 0; s < S; ++s) sums[a * S + s] = fma(x, y[s], sums[a * S + s]);
-    }
-  };
-  int c = 0;
-  for (; c + lanes <= K; c += lanes) add(c, [](const float* x) { return load(x); });
-  if (c < K) add(c, [&](const float* x) { return load_n(x, K - c); });
-  alignas(64) float dots[lanes];
-  store(dots, sums_of(sums));
-  FOLIO_UNROLL
-  for (int a = 0; a < A; ++a) __builtin_memcpy(to[a], dots + a * S, S * sizeof(float));
-}
-
 // Of rows from .. to − 1 of q, and of k for the delta rule, with the keys up to the row itself, or with the first `end`.
 void linear_scores(const LinearWork& w, LinearTake& take, const float* q, const float* k, const float* const* key, int from, int to,
                    int end) {
   constexpr int group = 8;   // tokens whose rows stay in the nearest cache
   const bool both = w.p.beta;
-  const int each = both ? linear_asks / 2 : linear_asks, all = w.p.K;
+  const int each = both ? dots_rows / 2 : dots_rows, all = w.p.K;
   auto dots = [&](auto asks, int t, int s) __attribute__((always_inline)) {   // of the tokens that make so many asks
     const float* ask[asks.count];
     float* out[asks.count];
@@ -242,13 +215,13 @@ void linear_scores(const LinearWork& w, LinearTake& take, const float* q, const 
       ask[a] = (both && a % 2 ? k : q) + row * w.pitch;
       out[a] = (both && a % 2 ? w.A : w.P) + row * 64 + s;
     }
-    linear_dots<asks.count>(ask, key + s, all, out);
+    row_dots<asks.count>(ask, key + s, all, out);
   };
   for (int first = from; first < to; first += group) {
     const int last = first + group < to ? first + group : to, whole = first + (last - first) / each * each;
-    for (int s = 0; s < (end ? end : whole); s += Vec::lanes / linear_asks) {
+    for (int s = 0; s < (end ? end : whole); s += Vec::lanes / dots_rows) {
       for (int t = first; t < whole; t += each)
-        if (end || s < t + each) dots(LinearCount<linear_asks>(), t, s);
+        if (end || s < t + each) dots(LinearCount<dots_rows>(), t, s);
       take.some();
     }
     for (int t = whole; t < last; ++t) {
@@ -545,8 +518,8 @@ void linear_token_scores(LinearWork& w) {
   const float* const ask[2] = {p.q, p.k};
   for (int s = 0; s <= row; s += p.beta ? Vec::lanes / 2 : Vec::lanes) {
     float* const to[2] = {w.P + row * 64 + s, w.A + row * 64 + s};
-    if (p.beta) linear_dots<2>(ask, w.key + s, p.K, to);
-    else linear_dots<1>(ask, w.key + s, p.K, to);
+    if (p.beta) row_dots<2>(ask, w.key + s, p.K, to);
+    else row_dots<1>(ask, w.key + s, p.K, to);
   }
   linear_decays(w);
   for (int c = 0; p.writes_k && c < p.K; c += Vec::lanes) linear_store(p.rows_k + row * p.rows_k_stride, c, p.K, linear_load(p.k, c, p.K));

@@ -35,7 +35,7 @@ struct MesaInner {
 };
 
 constexpr int64_t mesa_padded(int64_t n) { return (n + 15) / 16 * 16; }
-// Keys by rows, weighted, and turned; x, r, p and pA of 64 rows; the diagonal and lambda; two squares of the page.
-constexpr int64_t mesa_floats(int64_t keys) { return (7 * 64 + 2) * mesa_padded(keys) + 2 * 64 * 64; }
+// Keys, and keys weighted; x, r, p and pA of 64 rows; the diagonal and lambda; two squares of the page.
+constexpr int64_t mesa_floats(int64_t keys) { return (6 * 64 + 2) * mesa_padded(keys) + 2 * 64 * 64; }
 
 }  // namespace folio

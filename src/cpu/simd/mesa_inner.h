@@ -2,12 +2,15 @@
 // Conjugate gradients for the rows of a page, all at once: a round is two small matrix products,
 //   W = (P Kᵀ) ⊙ M          rows × 64, M lower triangular
 //   Y = e^b ⊙ (P H₀) + W K  rows × K
-// and some passes over each row. A row that has ended leaves the list, and the others move up. Every product adds in ascending order
+// and some passes over each row. A row that has ended leaves the list, and the others move up. Every product adds in one order
 // for each of its rows alone, and what lies above the diagonal adds an exact zero, so a row's bits do not depend on the others. Where a
 // new row holds what is no number, times zero it would not be zero: such a page is done row by row.
+//
+// H₀ of wide heads is more than the nearest cache holds. So every other round walks it from its end, where the round before has just
+// been: what is still near is not fetched again. All open rows are in the same round, and a row's rounds are its own.
 #pragma once
+#include "cpu/simd/dots.h"
 #include "cpu/simd/mesa.h"
-#include "cpu/simd/transpose.h"
 
 namespace folio {
 namespace {
@@ -22,17 +25,20 @@ constexpr int mesa_rows = 6, mesa_sums = 12;
 #endif
 constexpr int mesa_vectors(int rows) { return rows * 8 <= mesa_sums ? 8 : rows * 4 <= mesa_sums ? 4 : 2; }
 
+template <int N> struct MesaCount { static constexpr int count = N; };
+
 // A row of  out = (start + Σ_d a[d]·A[d])·scale + Σ_d b[d·step]·B[d];  start may be null, out may be start.
 struct MesaRow {
   const float *start, *a, *b;
   float* out;
   float scale;
 };
-// What the rows share; A and B may be null.
+// What the rows share; A and B may be null. down: d of A from its end.
 struct MesaProduct {
   const float *A, *B;
   int64_t A_row, B_row, step;
   int A_depth, B_depth, width;
+  bool down = false;
 };
 
 template <int R, int N, bool Whole>
@@ -55,8 +61,9 @@ FOLIO_INLINE void mesa_tile(const MesaRow* rows, const MesaProduct& m, int at) {
     }
   };
   const float* by[R];
-  for (int r = 0; r < R; ++r) by[r] = rows[r].a;
-  if (m.A) add(by, 1, m.A, m.A_row, m.A_depth);
+  const int64_t last = m.down ? m.A_depth - 1 : 0, turn = m.down ? -1 : 1;
+  for (int r = 0; r < R; ++r) by[r] = rows[r].a + last;
+  if (m.A) add(by, turn, m.A + last * m.A_row, turn * m.A_row, m.A_depth);
   for (int r = 0; r < R; ++r)
     for (int n = 0; n < N; ++n) sum[r][n] *= splat(rows[r].scale);
   for (int r = 0; r < R; ++r) by[r] = rows[r].b;
@@ -102,14 +109,14 @@ FOLIO_INLINE int mesa_up(int n) { return (n + Vec::lanes - 1) / Vec::lanes * Vec
 struct MesaWork {
   int K;                                        // padded
   int most = mesa_rows;                         // rows of a block
-  float *key, *weighted, *turned;               // [64][K], [64][K], [keys][64]
+  float *key, *weighted;                        // [64][K]
   float *x, *r, *p, *y;                         // [64][K], of the rows asked for
   float *lambda, *diagonal;                     // [K]; of the slab
   float *M, *W;                                 // [64][64]
   alignas(64) float g[mesa_page], beta[mesa_page], decay[mesa_page];   // decay: e^b
 
   MesaWork(const MesaPage& page, float* buffer) : K(int(mesa_padded(page.keys))) {
-    float** const all[] = {&key, &weighted, &turned, &x, &r, &p, &y};
+    float** const all[] = {&key, &weighted, &x, &r, &p, &y};
     for (float** one : all) *one = buffer, buffer += mesa_page * K;
     lambda = buffer;
     diagonal = lambda + K;
@@ -147,18 +154,6 @@ FOLIO_INLINE bool mesa_finite(const MesaPage& page, const MesaWork& work, int fr
   return sum(none) == 0;
 }
 
-// Keys turned, 64 in a row, so that scores need no sum over lanes.
-FOLIO_INLINE void mesa_turn(const MesaPage& page, MesaWork& work) {
-  constexpr int lanes = Vec::lanes;
-  for (int s = 0; s < page.rows; s += lanes)
-    for (int c = 0; c < page.keys; c += lanes) {
-      Vec square[lanes];
-      for (int i = 0; i < lanes; ++i) square[i] = s + i < page.rows ? load(work.key + (s + i) * work.K + c) : zero();
-      transpose(square);
-      for (int i = 0; i < lanes && c + i < page.keys; ++i) store(work.turned + (c + i) * mesa_page + s, square[i]);
-    }
-}
-
 // A row that is being solved.
 struct MesaOne {
   int row, at;      // of the page; in x, r, p, y
@@ -187,8 +182,21 @@ FOLIO_INLINE void mesa_weights(MesaWork& work, int from, int to) {
 FOLIO_INLINE int mesa_scores(const MesaPage& page, MesaWork& work, const MesaOne* ones, int count, const float* in, MesaRow* rows) {
   const int depth = ones[count - 1].row + 1;
   for (int i = 0; i < count; ++i)
-    rows[i] = {nullptr, in + ones[i].at * work.K, nullptr, work.W + ones[i].at * mesa_page, 1};
-  mesa_product(rows, count, {work.turned, nullptr, mesa_page, 0, 0, page.keys, 0, mesa_up(depth)});
+    rows[i] = {nullptr, in + ones[i].at * work.K, work.W + ones[i].at * mesa_page, nullptr, work.decay[ones[i].row]};
+  const float* key[mesa_page];
+  for (int s = 0; s < mesa_up(depth); ++s) key[s] = work.key + (s < depth ? s : depth - 1) * work.K;
+  auto ask = [&](auto asks, int i) __attribute__((always_inline)) {
+    constexpr int A = asks.count;
+    for (int s = 0; s < depth; s += Vec::lanes / A) {
+      const float* of[A];
+      float* to[A];
+      for (int a = 0; a < A; ++a) of[a] = rows[i + a].a, to[a] = work.W + ones[i + a].at * mesa_page + s;
+      row_dots<A>(of, key + s, page.keys, to);
+    }
+  };
+  int done = 0;
+  for (; done + dots_rows <= count; done += dots_rows) ask(MesaCount<dots_rows>(), done);
+  for (; done < count; ++done) ask(MesaCount<1>(), done);
   for (int i = 0; i < count; ++i) {
     const float* M = work.M + ones[i].row * mesa_page;
     float* W = work.W + ones[i].at * mesa_page;
@@ -197,40 +205,52 @@ FOLIO_INLINE int mesa_scores(const MesaPage& page, MesaWork& work, const MesaOne
       const Vec w = load(W + s) * load(M + s);
       store(W + s, seen >= Vec::lanes ? w : select(first(seen > 0 ? seen : 0), w, zero()));
     }
-    rows[i].b = W;
-    rows[i].scale = work.decay[ones[i].row];
   }
   return depth;
 }
 
-// y = in·H_t for the listed rows, in ascending order.
-FOLIO_INLINE void mesa_times(const MesaPage& page, MesaWork& work, const MesaOne* ones, int count, const float* in) {
+// y = in·H_t for the listed rows, in ascending order. down: see above.
+FOLIO_INLINE void mesa_times(const MesaPage& page, MesaWork& work, const MesaOne* ones, int count, const float* in, bool down) {
   for (int n; count > 0; ones += n, count -= n) {
     n = mesa_next(count, work.most);
     MesaRow rows[mesa_rows];
     const int depth = mesa_scores(page, work, ones, n, in, rows);
     for (int i = 0; i < n; ++i) rows[i].out = work.y + ones[i].at * work.K;
-    mesa_product(rows, n, {page.kk, work.key, page.kk_row, work.K, 1, page.keys, depth, page.keys});
+    mesa_product(rows, n, {page.kk, work.key, page.kk_row, work.K, 1, page.keys, depth, page.keys, down});
   }
+}
+
+// The diagonal of H_t + Λ, N registers from channel c on, into y.
+template <int N> FOLIO_INLINE void mesa_diagonal(MesaWork& work, const MesaOne& one, int c) {
+  constexpr int lanes = Vec::lanes;
+  const float* M = work.M + one.row * mesa_page;
+  Vec d[N];
+  for (int n = 0; n < N; ++n) d[n] = load(work.diagonal + c + n * lanes) * splat(work.decay[one.row]);
+  for (int s = 0; s <= one.row; ++s)
+    for (int n = 0; n < N; ++n) {
+      const Vec k = load(work.key + s * work.K + c + n * lanes);
+      d[n] = fma(k * k, splat(M[s]), d[n]);
+    }
+  for (int n = 0; n < N; ++n) store(work.y + one.at * work.K + c + n * lanes, d[n] + load(work.lambda + c + n * lanes));
 }
 
 // x, r and p of a row as its solver begins, r without − x A.
 FOLIO_INLINE void mesa_begin(const MesaPage& page, const MesaAsk& ask, MesaWork& work, MesaOne& one) {
   constexpr int lanes = Vec::lanes;
-  const float *q = ask.q + (one.row - ask.from) * ask.q_row, *M = work.M + one.row * mesa_page;
+  const float* q = ask.q + (one.row - ask.from) * ask.q_row;
   const int64_t at = int64_t(one.at) * work.K;
+  if (ask.mode == 0 || ask.mode == 2) {
+    int c = 0;
+    for (; c + 4 * lanes <= work.K; c += 4 * lanes) mesa_diagonal<4>(work, one, c);
+    for (; c < work.K; c += lanes) mesa_diagonal<1>(work, one, c);
+  }
   Vec square = zero();
   for (int c = 0; c < work.K; c += lanes) {
     const int left = page.keys - c;
     const Vec query = left >= lanes ? load(q + c) : left > 0 ? load_n(q + c, left) : zero();
     Vec x = zero();
     if (ask.mode != 1) {
-      Vec d = ask.mode == 3 ? splat(work.beta[one.row]) : load(work.diagonal + c) * splat(work.decay[one.row]);
-      for (int s = 0; ask.mode != 3 && s <= one.row; ++s) {
-        const Vec k = load(work.key + s * work.K + c);
-        d = fma(k * k, splat(M[s]), d);
-      }
-      d += load(work.lambda + c);
+      const Vec d = ask.mode == 3 ? splat(work.beta[one.row]) + load(work.lambda + c) : load(work.y + at + c);
       x = select(less(zero(), d), query / d, zero());
     }
     store(work.x + at + c, x);
@@ -300,7 +320,6 @@ void mesa_solve(const MesaPage& page, const MesaAsk& ask, float* buffer) {
     if (row / 4 % ask.parts == ask.part) ones[count] = {row, count, 0, 0}, ++count;
   if (count == 0) return;
   mesa_keys(page, work);
-  mesa_turn(page, work);
   if (ask.count > 1 && !mesa_finite(page, work, ask.from)) work.most = 1;
   for (int c = 0; c < work.K; ++c) {
     work.lambda[c] = c < page.keys ? ask.lambda[c] : 0;
@@ -308,7 +327,7 @@ void mesa_solve(const MesaPage& page, const MesaAsk& ask, float* buffer) {
   }
   mesa_weights(work, ask.from, ask.from + ask.count);
   for (int i = 0; i < count; ++i) mesa_begin(page, ask, work, ones[i]);
-  if (ask.mode != 1) mesa_times(page, work, ones, count, work.x);
+  if (ask.mode != 1) mesa_times(page, work, ones, count, work.x, false);
   for (int i = 0; i < count; ++i) mesa_residual(work, ones[i]);
   __builtin_memcpy(open, ones, sizeof ones);
   for (int round = 0, left = count;; ++round) {
@@ -318,7 +337,7 @@ void mesa_solve(const MesaPage& page, const MesaAsk& ask, float* buffer) {
       if (round < ask.cap && !(open[i].delta <= open[i].end)) open[still++] = open[i];
     }
     if (still == 0) break;
-    mesa_times(page, work, open, still, work.p);
+    mesa_times(page, work, open, still, work.p, round % 2 == 0);
     left = 0;
     for (int i = 0; i < still; ++i)
       if (mesa_round(ask, work, open[i])) open[left++] = open[i];
