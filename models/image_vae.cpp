@@ -42,8 +42,8 @@ ImageVae::ImageVae(const Weights& w, Device& device)
   const int64_t C = size_in(w, "vae.channels", 1 << 12), c = size_in(w, "vae.inner", 1 << 12), F = size_in(w, "vae.ffn", 1 << 14),
                 A = size_in(w, "vae.attention", 1 << 12), layers = size_in(w, "vae.layers", 1 << 8);
   check(A % heads_ == 0, w.path(), ": 'vae.attention' is ", A, ", which ", heads_, " heads cannot share");
-  check(latent_ >= 2 && (side_ - 5) / 2 + 1 == 2 * latent_, w.path(), ": latents of ", latent_, "x", latent_, " are not those of images of ",
-        side_, "x", side_);
+  check(latent_ >= 2 && (side_ - 5) / 2 + 1 == 2 * latent_, w.path(), ": latents of ", latent_, "x", latent_,
+        " are not those of images of ", side_, "x", side_);
   const auto part = [&](const std::string& name, const Tensor& t, int64_t out) {
     const Tensor bias = w.get(name + ".bias", {out});
     check(bias.type == F32, w.path(), ": '", name, ".bias' is ", format(bias.type).name, ", expected f32");
