@@ -198,6 +198,15 @@ VaeStream::VaeStream(const VaeNet& net, Device& device, int64_t rows, int64_t co
     device.free(memory_, memory_bytes_);
     throw;
   }
+  if (device_.apart()) forget();
+}
+
+// A card runs its programs once while they are compiled, and what they remembered then is of no clip.
+void VaeStream::forget() const {
+  for (const Buffer& b : past_) {
+    const std::vector<std::byte> zeros(size_t(b.bytes));
+    if (b.rows > 0) device_.upload(memory_ + b.offset, zeros.data(), b.bytes);
+  }
 }
 
 VaeStream::~VaeStream() {

@@ -66,6 +66,7 @@ class VaeStream {
   void lay_out(int64_t rows, int64_t cols);
   void lend(size_t unit);
   void compile(int64_t limit);
+  void forget() const;
   const Buffer& buffer(size_t unit) const { return values_[size_t(home_[unit])]; }
   std::unique_ptr<Graph> record_whole(const Stage& stage, int phase) const;
   std::unique_ptr<Graph> record_bands(const Stage& stage, int phase, int64_t tile) const;
