@@ -316,7 +316,8 @@ Clip volume(const Clip& x, const std::vector<float>& w, const std::vector<float>
     for (int64_t tap = 0; tap < 27; ++tap) {
       const int64_t n = t + tap / 9 - 1, r = row + tap / 3 % 3 - 1, c = col + tap % 3 - 1;
       if (n < 0 || n >= T || r < 0 || r >= H || c < 0 || c >= W) continue;
-      for (int64_t k = 0; k < in; ++k) sum += double(x.numbers[size_t(((n * H + r) * W + c) * in + k)]) * w[size_t((tap * in + k) * out + o)];
+      const float* pixel = x.numbers.data() + ((n * H + r) * W + c) * in;
+      for (int64_t k = 0; k < in; ++k) sum += double(pixel[k]) * w[size_t((tap * in + k) * out + o)];
     }
     y.numbers[size_t(i)] = relu && sum < 0 ? 0 : float(sum);
   }
@@ -333,7 +334,8 @@ TEST(Volumes, StreamedAndWholeAreThePlainSums) {
       return all;
     };
     const int64_t c = middle;
-    const auto w1 = numbers(27 * 32 * c, 0.03f), b1 = numbers(c, 0.1f), w2 = numbers(27 * c * 3, 0.1f / float(c)), b2 = numbers(3, 0.05f, 0.5f);
+    const auto w1 = numbers(27 * 32 * c, 0.03f), b1 = numbers(c, 0.1f);
+    const auto w2 = numbers(27 * c * 3, 0.1f / float(c)), b2 = numbers(3, 0.05f, 0.5f);
     WeightsWriter file;
     file.meta("arch", "thin").meta("vae.latent", 32);
     file.meta("vae.decoder", relu ? std::vector<std::string>{"volume", "relu", "volume"} : std::vector<std::string>{"volume", "volume"});

@@ -26,8 +26,9 @@ std::vector<std::string> encoder(const std::string& to, const Clip& clip, const 
   // BT.709.
   const std::string size = join(clip.width, "x", clip.height), comment = "comment=" + joined(clip.notes);
   return {program, "-v", "error", "-nostdin", "-y", "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", size, "-framerate",
-          clip.rate.text(), "-i", "pipe:0", "-an", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", "-colorspace", "smpte170m",
-          "-color_primaries", "bt709", "-color_trc", "iec61966-2-1", "-color_range", "tv", "-metadata", comment, "-f", format, "file:" + to};
+          clip.rate.text(), "-i", "pipe:0", "-an", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p",
+          "-colorspace", "smpte170m", "-color_primaries", "bt709", "-color_trc", "iec61966-2-1", "-color_range", "tv",
+          "-metadata", comment, "-f", format, "file:" + to};
 }
 
 class FfmpegWriter : public FrameWriter {

@@ -109,7 +109,7 @@ TEST(CudaTools, DevicesThatAreNotThereAreNamed) {
   }
 }
 
-// The program on the card and on the CPU: the bytes of the frames that they write are apart by at most one, and they have something to show.
+// The program on the card and on the CPU: the bytes of the frames that they write are apart by at most one, and there is something to see.
 void expect_same_clip(const std::string& flags) {
   std::vector<uint8_t> bytes[2];
   for (const bool card : {true, false}) {
