@@ -66,7 +66,7 @@ op:
 	@python3 tools/new_op.py $(NAME)
 
 fuzz:
-	@cmake -S . -B $(BUILD)-fuzz -DCMAKE_CXX_COMPILER=clang++ -DFOLIO_FUZZ=ON >/dev/null && cmake --build $(BUILD)-fuzz -j $(JOBS) --target fuzz_weights fuzz_tokenizer
+	@cmake -S . -B $(BUILD)-fuzz -DCMAKE_CXX_COMPILER=clang++ -DFOLIO_FUZZ=ON >/dev/null && cmake --build $(BUILD)-fuzz -j $(JOBS) --target fuzz_weights fuzz_tokenizer fuzz_picture fuzz_clip
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-fuzz

@@ -28,6 +28,8 @@ ThinVae::ThinVae(const Weights& w, Device& device, const VaeOptions& options)
   if (decodes()) check(decoder_->down() == 1 && decoder_->pool() == 1, path_, ": the decoder makes images smaller");
   if (encodes()) {
     check(encoder_->up() == 1 && encoder_->grow() == 1, path_, ": the encoder makes images larger");
+    check(std::none_of(encoder_->units().begin(), encoder_->units().end(), [](const VaeUnit& u) { return u.late; }), path_,
+          ": the encoder looks ahead ('volume'), which only decoders may");
     check(encoder_->down() == spatial_ && encoder_->pool() == time_, path_, ": the encoder makes a latent of ", encoder_->pool(),
           " frames of ", encoder_->down(), " pixels, the decoder ", time_, " of ", spatial_);
   }
@@ -132,14 +134,16 @@ std::vector<float> ThinVae::encode_full(const Tensor& frames) const {
 }
 
 VaeDecoder::VaeDecoder(const ThinVae& vae, int64_t latents, int64_t rows, int64_t cols)
-    : stream_(vae.half(false), vae.device_, rows, cols, vae.options_.limit), trimmed_(vae.trimmed(latents)) {}
+    : stream_(vae.half(false), vae.device_, rows, cols, vae.options_.limit), latents_(latents), trimmed_(vae.trimmed(latents)) {}
 
 bool VaeDecoder::push(const float* latent, const ThinVae::FrameSink& sink) {
   bool on = true;
-  stream_.push(latent, trimmed_, [&](float* frame) {
+  const VaeStream::Sink give = [&](float* frame) {
     std::transform(frame, frame + stream_.frame_count(), frame, [](float x) { return std::clamp(x, 0.0f, 1.0f); });
     on = on && sink(frame_++, frame);
-  });
+  };
+  stream_.push(latent, trimmed_, give);
+  if (++taken_ == latents_ && on) stream_.finish(trimmed_, give);
   return on;
 }
 

@@ -3,7 +3,7 @@
 // frame. Pixels are in [0, 1], latents are what the diffusion model itself works with; channels last in both.
 //
 // Metadata ("?" = may be absent, then the value in brackets):
-//   arch "taehv" | "taesd" (or a model's that carries one) · vae.latent (channels z) · vae.patch? [1] (pixels to a side of what the net
+//   arch "taehv" | "taesd" | "thin" (or a model's that carries one) · vae.latent (channels z) · vae.patch? [1] (pixels to a side of what the net
 //   calls one) · vae.encoder?, vae.decoder? (layers: vae_net.h; a half without tensors is absent) · vae.time?, vae.spatial? (checked
 //   against the layers)
 //   vae.pad? ["tail"] | "front": where a clip is filled up to whole latents, with its last or its first frame
@@ -82,14 +82,15 @@ class ThinVae {
 class VaeDecoder {
  public:
   VaeDecoder(const ThinVae& vae, int64_t latents, int64_t rows, int64_t cols);
-  // False if the sink has stopped it; no more may be pushed then.
+  // The frames that this latent completes, which are none if the net looks ahead; the last one's are all that are left. False if the sink
+  // has stopped it; no more may be pushed then.
   bool push(const float* latent, const ThinVae::FrameSink& sink);
   int64_t bytes() const { return stream_.bytes(); }
   bool banded() const { return stream_.banded(); }
 
  private:
   VaeStream stream_;
-  int64_t trimmed_, frame_ = 0;
+  int64_t latents_, trimmed_, taken_ = 0, frame_ = 0;
 };
 
 // A clip that is encoded as its frames come: `frames` of them, each [rows, cols, 3].

@@ -158,6 +158,8 @@ class VaeBuilder {
       step(VaeStep::Kind::clamp, at_);
     } else if (word == "conv" || word == "down") {
       plain(word == "down" ? 2 : 1);
+    } else if (word == "volume") {
+      volume();
     } else if (word == "shuffle") {
       shuffle(VaeStep::Kind::shuffle, 2);
     } else if (word == "up" || word == "grow") {
@@ -193,6 +195,18 @@ class VaeBuilder {
     s.bias = bias(this->name(at_, "bias"), channels_, false);
     unit_.down *= stride;
     s.act = act_behind();
+  }
+  void volume() {
+    finish();
+    const std::string name = this->name(at_, "weight");
+    VaeStep& s = step(VaeStep::Kind::conv, at_);
+    const Tensor t = weight(name, 27, channels_, -1);
+    s.w = kept(t), s.time = s.size = 3;
+    channels_ = t.dim(2);
+    s.bias = bias(this->name(at_, "bias"), channels_, false);
+    s.act = act_behind();
+    unit_.late = unit_.whole = true;
+    finish();
   }
   // [up] [grow] conv: one convolution with phases, or a grow that stands alone.
   void enlarge(const std::string& word) {
@@ -330,6 +344,9 @@ Tensor record_step(Graph& graph, const VaeUnit& unit, size_t i, Tensor x, const 
   if (first && unit.memory) {
     if (!cut.past.present() && !cut.pad) op.pad.t = 0;   // x holds both frames
     else op.pad.t = 1, op.causal = true;
+  } else if (unit.late) {
+    op.causal = cut.past.present();
+    op.pad.t = op.causal ? 2 : 1;
   } else if (first && unit.grow > 1) {
     const int64_t part = s.w.dim(0) / unit.grow;
     if (cut.phase >= 0) op.w = s.w.slice(cut.phase * part, part);

@@ -16,6 +16,7 @@
 //   block_norm   x + pool.3 · relu(group norm of 4 groups (pool.1) of pool.0 · x), then as block
 //   pool         [s, C, C]: s frames become one, in front of a down   (.conv.weight)
 //   grow         [s, C, C]: one frame becomes s                       (.conv.weight)
+//   volume       [27, Cin, Cout] (+ .bias): a convolution that sees the frame before and the frame after, zeros at both ends of the clip
 // No list in the file: TAEHV's layout. Numbers: arXiv has no paper of these; the repositories madebyollin/taehv and madebyollin/taesd are
 // what the golden numbers of the tests were computed with.
 #pragma once
@@ -48,6 +49,7 @@ struct VaeUnit {
   int pool = 1;               // input frames of an output frame: the taps in time of the last step
   bool block = false;         // its output has the shape of its input
   bool memory = false;        // its first step sees the frame before
+  bool late = false;          // it sees the frame after, too: what it puts out is of the frame before the one it was given
   bool whole = false;         // sees all of a frame at once: cannot be cut into bands
   int up = 1, down = 1;       // rows out : rows in = up : down
 };
@@ -76,9 +78,9 @@ class VaeNet {
   std::vector<std::shared_ptr<std::byte>> made_;        // weights that the file does not hold as they are used
 };
 
-// One unit on whole frames x [N, H, W, in]. past [1, H, W, in]: the last frame of the run before, left as the last of this one; absent:
-// zeros stand before the first frame. phase: of the frames that the unit makes, or of those that it makes one of; −1: all, else that one
-// alone. acc: what the phases before have added up.
+// One unit on whole frames x [N, H, W, in]. past [1, H, W, in], of a late unit [2, H, W, in]: the last frames of the run before, left as
+// the last of this one; absent: zeros stand before the first frame, and of a late unit behind the last as well. phase: of the frames that
+// the unit makes, or of those that it makes one of; −1: all, else that one alone. acc: what the phases before have added up.
 Tensor record_unit(Graph& graph, const VaeUnit& unit, Tensor x, Tensor past, int phase, Tensor acc);
 // One step on rows of a frame, for those who cut it into bands: x holds all rows that it needs, `pad` says whether zeros stand above and
 // below them, window which rows of its output lie in the image (ops/conv.h).

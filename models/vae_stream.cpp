@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "graph/plan.h"
 
@@ -86,6 +87,12 @@ class VaeStream::Recorder {
                       stream_.memory_ + b.offset + (span.from + b.margin) * row * int64_t(sizeof(float)));
   }
   Tensor all(const Buffer& b) const { return rows(b, {0, b.rows}); }
+  // What a unit remembers; absent if it is nothing.
+  Tensor past(size_t unit) const {
+    const Buffer& b = stream_.past_[unit];
+    const int64_t frames = stream_.net_.units()[unit].late ? 2 : 1;
+    return b.rows > 0 ? all(b).reshape({frames, b.rows / frames, b.cols, b.channels}) : Tensor{};
+  }
 
   // Rows from row `at` on := x [1, n, cols, C].
   void store(const Buffer& b, int64_t at, const Tensor& x) const {
@@ -173,14 +180,14 @@ VaeStream::VaeStream(const VaeNet& net, Device& device, int64_t rows, int64_t co
         net.down());
   for (size_t u = 0; u < net.units().size(); ++u) {
     const VaeUnit& unit = net.units()[u];
-    const bool begins = u == 0 || unit.grow > 1 || net.units()[u - 1].pool > 1;
+    const bool begins = u == 0 || unit.grow > 1 || unit.late || net.units()[u - 1].pool > 1 || net.units()[u - 1].late;
     if (begins) stages_.push_back({.first = u});
     Stage& stage = stages_.back();
-    stage.last = u + 1, stage.grow *= unit.grow, stage.pool *= unit.pool;
+    stage.last = u + 1, stage.grow *= unit.grow, stage.pool *= unit.pool, stage.late = unit.late;
   }
   bool memory = false;
   for (size_t k = stages_.size(); k-- > 0; stages_[k].memory = memory)
-    for (size_t u = stages_[k].first; u < stages_[k].last; ++u) memory = memory || net.units()[u].memory;
+    for (size_t u = stages_[k].first; u < stages_[k].last; ++u) memory = memory || net.units()[u].memory || net.units()[u].late;
   lay_out(rows, cols);
   memory_ = device.alloc(memory_bytes_);
   try {
@@ -190,6 +197,15 @@ VaeStream::VaeStream(const VaeNet& net, Device& device, int64_t rows, int64_t co
   } catch (...) {
     device.free(memory_, memory_bytes_);
     throw;
+  }
+  if (device_.apart()) forget();
+}
+
+// A card runs its programs once while they are compiled, and what they remembered then is of no clip.
+void VaeStream::forget() const {
+  for (const Buffer& b : past_) {
+    const std::vector<std::byte> zeros(size_t(b.bytes));
+    if (b.rows > 0) device_.upload(memory_ + b.offset, zeros.data(), b.bytes);
   }
 }
 
@@ -206,7 +222,7 @@ void VaeStream::lay_out(int64_t rows, int64_t cols) {
     home_.push_back(u > 0 && units[u - 1].block ? home_[u - 1] : int(u));
     past_.emplace_back();
     if (u == units.size()) break;
-    if (units[u].memory) past_[u] = b;
+    if (units[u].memory || units[u].late) past_[u] = b, past_[u].rows *= units[u].late ? 2 : 1;
     rows = rows * units[u].up / units[u].down, cols = cols * units[u].up / units[u].down;
   }
   // A margin as wide as any unit that reads the buffer reaches.
@@ -250,8 +266,7 @@ std::unique_ptr<Graph> VaeStream::record_whole(const Stage& stage, int phase) co
   const Recorder recorder(*graph, *this);
   Tensor x = recorder.all(buffer(stage.first));
   for (size_t u = stage.first; u < stage.last; ++u) {
-    const Tensor past = past_[u].rows > 0 ? recorder.all(past_[u]) : Tensor{};
-    x = record_unit(*graph, net_.units()[u], x, past, phase, recorder.all(buffer(u + 1)));
+    x = record_unit(*graph, net_.units()[u], x, recorder.past(u), phase, recorder.all(buffer(u + 1)));
   }
   recorder.store(buffer(stage.last), 0, x);
   return graph;
@@ -265,7 +280,7 @@ std::unique_ptr<Graph> VaeStream::record_bands(const Stage& stage, int phase, in
     const Buffer &x = buffer(u), &y = buffer(u + 1);
     if (y.lent && !unit.block) recorder.clear_margins(y);
     if (unit.whole) {
-      recorder.store(y, 0, record_unit(*graph, unit, recorder.all(x), {}, phase, {}));
+      recorder.store(y, 0, record_unit(*graph, unit, recorder.all(x), recorder.past(u), phase, {}));
       continue;
     }
     const int64_t row = y.cols * y.channels * int64_t(sizeof(float));
@@ -341,8 +356,24 @@ void VaeStream::push(const float* frame, int64_t from, const Sink& sink) {
   run(0, from, sink);
 }
 
+void VaeStream::finish(int64_t from, const Sink& sink) {
+  for (size_t k = 0; k < stages_.size(); ++k) {
+    if (!stages_[k].late) continue;
+    const Buffer& in = buffer(stages_[k].first);
+    const std::vector<float> zeros(size_t(in.rows * in.cols * in.channels));
+    device_.upload(memory_ + in.offset + in.margin * in.cols * in.channels * int64_t(sizeof(float)), zeros.data(),
+                   int64_t(zeros.size() * sizeof(float)));
+    run(k, from, sink);
+  }
+}
+
 void VaeStream::run(size_t k, int64_t from, const Sink& sink) {
   Stage& stage = stages_[k];
+  if (stage.late) {
+    stage.programs[0]->run();
+    if (std::exchange(stage.begun, true)) behind(k, from, sink);
+    return;
+  }
   if (stage.pool > 1) {
     stage.programs[size_t(stage.taken)]->run();
     stage.taken = (stage.taken + 1) % stage.pool;

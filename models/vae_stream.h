@@ -7,7 +7,9 @@
 // or second frame that a `grow` makes, the first or second that a `pool` takes in); between programs values lie in buffers of ours. A tree
 // of runs follows:                      z_t ─ 1× ─┬─ 2nd level, frame 0 ─┬─ tail, frame 0        (TAEHV's decoder: 1, 2 and 4 runs)
 //                                                └─ … frame 1           └─ tail, frame 1 …
-// so that only one frame of the largest level exists at any moment. Frames that nobody wants are left out where no memory hangs on them.
+// so that only one frame of the largest level exists at any moment. A unit that sees the frame after as well is a stage of its own and a
+// frame late: its first run only remembers, and finish() gives it the zeros that stand behind the clip. Frames that nobody wants are left
+// out where no memory hangs on them.
 //
 // With a limit on memory a stage that would take more is cut into horizontal bands. A unit then reads rows of its input's buffer, with as
 // many more above and below as its convolutions reach (no seams: the numbers are the same), and its output's rows go to its buffer; a
@@ -37,6 +39,8 @@ class VaeStream {
   // the time of the call. Frames before number `from` of the clip are not given, nor computed where that can be helped.
   using Sink = std::function<void(float*)>;
   void push(const float* frame, int64_t from, const Sink& sink);
+  // After the last: the frames that waited for one to come.
+  void finish(int64_t from, const Sink& sink);
 
   int64_t bytes() const { return bytes_; }              // of weights, state, buffers, temporaries and the frame that is given out
   bool banded() const { return banded_; }
@@ -53,6 +57,7 @@ class VaeStream {
     size_t first = 0, last = 0;                         // units [first, last)
     int grow = 1, pool = 1;
     bool memory = false;                                // in this stage or behind it
+    bool late = false, begun = false;                   // sees the frame after; has seen one
     int taken = 0;                                      // frames of a pool so far
     std::vector<std::unique_ptr<Program>> programs;     // one for each phase
   };
@@ -61,6 +66,7 @@ class VaeStream {
   void lay_out(int64_t rows, int64_t cols);
   void lend(size_t unit);
   void compile(int64_t limit);
+  void forget() const;
   const Buffer& buffer(size_t unit) const { return values_[size_t(home_[unit])]; }
   std::unique_ptr<Graph> record_whole(const Stage& stage, int phase) const;
   std::unique_ptr<Graph> record_bands(const Stage& stage, int phase, int64_t tile) const;

@@ -464,7 +464,8 @@ TEST_F(WithFfmpeg, GetsFramesAndSettings) {
   EXPECT_EQ(file.size(), size_t(3 * 6 * 4 * 3));
   const std::string arguments = read_file(path("arguments"));
   for (const std::string part :
-       {"-video_size\n6x4\n", "-framerate\n25/2\n", "-f\nmp4\n", "comment=prompt=a 'red' circle; \"$HOME\"; seed=42\n"})
+       {"-video_size\n6x4\n", "-framerate\n25/2\n", "-colorspace\nsmpte170m\n", "-f\nmp4\n",
+        "comment=prompt=a 'red' circle; \"$HOME\"; seed=42\n"})
     expect_says(arguments, part);
   write_clip(path("a.mkv"), clip, ramp, 1);
   expect_says(read_file(path("arguments")), "-f\nmatroska\n");

@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "base/random.h"
 #include "models/thin_vae.h"
 #include "tools/lib/npz.h"
 #include "tools/lib/random_vae.h"
@@ -303,6 +304,73 @@ TEST(ThinVae, FramesAndSizes) {
   const size_t frame = trimmed.size() / 5;
   ASSERT_EQ(all.size(), 8 * frame);
   EXPECT_EQ(std::vector<float>(all.begin() + long(3 * frame), all.end()), trimmed);
+}
+
+// [T, H, W, C] through a convolution of 3x3x3, zeros all around.
+Clip volume(const Clip& x, const std::vector<float>& w, const std::vector<float>& bias, bool relu) {
+  const int64_t T = x.shape[0], H = x.shape[1], W = x.shape[2], in = x.shape[3], out = int64_t(bias.size());
+  Clip y{{T, H, W, out}, std::vector<float>(size_t(T * H * W * out))};
+  for (int64_t i = 0; i < T * H * W * out; ++i) {
+    const int64_t o = i % out, col = i / out % W, row = i / (out * W) % H, t = i / (out * W * H);
+    double sum = bias[size_t(o)];
+    for (int64_t tap = 0; tap < 27; ++tap) {
+      const int64_t n = t + tap / 9 - 1, r = row + tap / 3 % 3 - 1, c = col + tap % 3 - 1;
+      if (n < 0 || n >= T || r < 0 || r >= H || c < 0 || c >= W) continue;
+      const float* pixel = x.numbers.data() + ((n * H + r) * W + c) * in;
+      for (int64_t k = 0; k < in; ++k) sum += double(pixel[k]) * w[size_t((tap * in + k) * out + o)];
+    }
+    y.numbers[size_t(i)] = relu && sum < 0 ? 0 : float(sum);
+  }
+  return y;
+}
+
+// The seeds' decoders see the frame after: what comes out frame by frame, late and to the last, is what the whole clip comes to.
+TEST(Volumes, StreamedAndWholeAreThePlainSums) {
+  uint64_t next = 0;
+  for (const auto& [middle, relu, clip] : {std::tuple(8, false, Shape{4, 3, 5, 32}), {32, true, {1, 4, 2, 32}}, {8, true, {2, 1, 1, 32}}}) {
+    const auto numbers = [&](int64_t n, float spread, float at = 0) {
+      std::vector<float> all;
+      for (int64_t i = 0; i < n; ++i) all.push_back(at + spread * normal(3, next++));
+      return all;
+    };
+    const int64_t c = middle;
+    const auto w1 = numbers(27 * 32 * c, 0.03f), b1 = numbers(c, 0.1f);
+    const auto w2 = numbers(27 * c * 3, 0.1f / float(c)), b2 = numbers(3, 0.05f, 0.5f);
+    WeightsWriter file;
+    file.meta("arch", "thin").meta("vae.latent", 32);
+    file.meta("vae.decoder", relu ? std::vector<std::string>{"volume", "relu", "volume"} : std::vector<std::string>{"volume", "volume"});
+    file.tensor("decoder.0.weight", {27, 32, c}, w1).tensor("decoder.0.bias", {c}, b1);
+    file.tensor(join("decoder.", relu ? 2 : 1, ".weight"), {27, c, 3}, w2).tensor(join("decoder.", relu ? 2 : 1, ".bias"), {3}, b2);
+    const std::string path = (scratch_dir() / "volumes.folio").string();
+    file.save(path);
+    const Vae v(path);
+    EXPECT_EQ(v.vae.frames_of(7), 7);
+    EXPECT_FALSE(v.vae.encodes());
+    const Clip x{clip, numbers(clip.count(), 1)};
+    const Clip y = volume(volume(x, w1, b1, relu), w2, b2, false);
+    EXPECT_GT(*std::min_element(y.numbers.begin(), y.numbers.end()), 0);   // or the clamping of frames would hide something
+    EXPECT_LT(*std::max_element(y.numbers.begin(), y.numbers.end()), 1);
+    EXPECT_LT(worst_difference(v.decode(x), y.numbers), 1e-5f) << clip.text();
+    EXPECT_LT(worst_difference(v.vae.decode_full(x.tensor()), y.numbers), 1e-5f) << clip.text();
+    EXPECT_EQ(v.decode(x), v.decode(x)) << "something was left over";
+    const Vae limited(path, {.limit = 64 << 20});
+    EXPECT_EQ(limited.decode(x), v.decode(x));
+    EXPECT_EQ(VaeDecoder(v.vae, 2, 6, 5).bytes(), VaeDecoder(v.vae, 200, 6, 5).bytes());
+    int seen = 0;
+    v.vae.decode(x.tensor(), [&](int64_t, const float*) { return ++seen < 2; });
+    EXPECT_EQ(seen, std::min<int64_t>(2, clip[0]));
+  }
+}
+
+TEST(Volumes, OfACheckpointAreThoseOfPyTorch) {
+  const std::string file = convert(golden() / "thin.safetensors", "thin");
+  const Vae v(file);
+  EXPECT_EQ(v.vae.latent(), 32);
+  EXPECT_EQ(v.vae.spatial(), 1);
+  EXPECT_EQ(v.vae.time(), 1);
+  const Clip x = from_npz(golden() / "thin.npz", "dec_in"), y = from_npz(golden() / "thin.npz", "dec_out");
+  EXPECT_LT(worst_difference(v.decode(x), y.numbers), 1e-5f);
+  EXPECT_LT(worst_difference(v.vae.decode_full(x.tensor()), y.numbers), 1e-5f);
 }
 
 TEST(ThinVae, ASinkStops) {

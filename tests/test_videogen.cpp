@@ -128,6 +128,29 @@ TEST(Videogen, AClipGoesThroughTheAutoencoder) {
   EXPECT_EQ(read_file(path("d.rgb")).size(), 3u * 8 * 12 * 3);
 }
 
+// The seeds' thin decoder, from its checkpoint to pictures: what PyTorch's come to, rounded.
+TEST(Videogen, ThinDecodersMakeFrames) {
+  const fs::path golden = source_dir() / "tests/golden/video";
+  const std::string vae = " --vae " + convert(golden / "thin.safetensors", "thin");
+  const Array in = Npz((golden / "thin.npz").string()).read("dec_in"), out = Npz((golden / "thin.npz").string()).read("dec_out");
+  std::vector<float> turned;   // on disk channels come first
+  for (int64_t c = 0; c < 32; ++c)
+    for (int64_t t = 0; t < 4; ++t)
+      for (int64_t p = 0; p < 30; ++p) turned.push_back(float(in.numbers[size_t((t * 32 + c) * 30 + p)]));
+  write_npy(path("thin.npy"), {1, 32, 4, 5, 6}, turned);
+  for (const char* how : {"", " --decode full", " --mem-limit 2GB"}) {
+    const Result r = run(vae + " --vae-only --latent-in " + path("thin.npy") + " -o " + path("thin/%02d.png") + how);
+    ASSERT_EQ(r.code, 0) << r.err;
+    const auto frames = read_clip(path("thin/%02d.png"));
+    ASSERT_EQ(frames.size(), 4u);
+    for (int64_t i = 0; i < 4 * 3 * 30; ++i) {
+      const int64_t p = i % 30, c = i / 30 % 3, t = i / 90;
+      EXPECT_NEAR(frames[size_t(t)][size_t(p * 3 + c)], 255 * out.numbers[size_t(i)], 0.51) << how;
+    }
+  }
+  expect_error(run(vae + " --video-in " + clip("in", 5) + " -o " + path("x.gif")), "has no encoder");
+}
+
 TEST(Videogen, LatentsAreAClip) {
   const std::string in = clip("in", 5), vae = " --vae " + model("vae");
   Result r = run(vae + " --vae-only --video-in " + in + " --latent-out " + path("a.npy"));

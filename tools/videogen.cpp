@@ -387,6 +387,7 @@ int list_presets() {
       {"taecvx", "4k+1 or 8k frames, sides of 8", "16 channels", "CogVideoX"},
       {"taeltx", "8k+1 frames, sides of 32", "128 channels", "LTX"},
       {"taesd, taef2", "pictures, sides of 8", "4, 16, 32 channels", "Stable Diffusion, FLUX"},
+      {"thin, naive", "any frames, any sides", "32 channels", "two 3-D convolutions, by way of 8 channels or of 32"},
   };
   std::printf("%s\n%s", list_video_presets().c_str(), table(rows).c_str());
   return 0;

@@ -22,11 +22,13 @@ void check_there(const std::string& name) {
 std::string said(const Child& child) { return child.complaint().empty() ? "it gave no reason" : child.complaint(); }
 
 std::vector<std::string> encoder(const std::string& to, const Clip& clip, const std::string& format) {
-  // Most players want 4:2:0, which wants even sides.
+  // Most players want 4:2:0, which wants even sides. ffmpeg makes BT.601 of RGB, and a player that is not told so takes large frames for
+  // BT.709.
   const std::string size = join(clip.width, "x", clip.height), comment = "comment=" + joined(clip.notes);
   return {program, "-v", "error", "-nostdin", "-y", "-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", size, "-framerate",
-          clip.rate.text(), "-i", "pipe:0", "-an", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p", "-metadata", comment,
-          "-f", format, "file:" + to};
+          clip.rate.text(), "-i", "pipe:0", "-an", "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2", "-pix_fmt", "yuv420p",
+          "-colorspace", "smpte170m", "-color_primaries", "bt709", "-color_trc", "iec61966-2-1", "-color_range", "tv",
+          "-metadata", comment, "-f", format, "file:" + to};
 }
 
 class FfmpegWriter : public FrameWriter {

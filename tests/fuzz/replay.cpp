@@ -4,6 +4,8 @@
 //   fuzz_replay CORPUS [MUTATIONS [SEED]]     mutation number n depends on SEED and n alone
 //   fuzz_replay --only N CORPUS [SEED]        that one again, for a debugger; it is left in fuzz-input.folio
 //   fuzz_replay --write CORPUS                writes the seeds, after a change of the format
+//   fuzz_replay --media [MUTATIONS [SEED]]    the same of pictures and clips, from seeds that are made on the spot
+//   fuzz_replay --only-media N [SEED]         that one again, left in fuzz-input.media
 #include <signal.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -72,9 +74,13 @@ void on_free(const volatile void*) {}
 
 // What came of the inputs. Refusals are counted by their sentences without digits and names: so many checks were reached.
 struct Outcome {
-  size_t inputs = 0, weights = 0, tokenizers = 0;
+  size_t inputs = 0, accepted[2] = {};   // by each target
   std::map<std::string, size_t> refusals;
 };
+
+// What is tried on every input.
+using Target = bool (*)(std::span<const std::byte>, std::string*);
+constexpr Target models[] = {try_weights, try_tokenizer}, media[] = {try_picture, try_clip};
 
 std::string kind_of(const std::string& why) {
   std::string out;
@@ -86,22 +92,17 @@ std::string kind_of(const std::string& why) {
   return out.substr(0, 80);
 }
 
-void feed(const std::string& file, Outcome& outcome) {
+void feed(const std::string& file, const Target (&targets)[2], Outcome& outcome) {
 #ifdef __SANITIZE_ADDRESS__
   live_before = __sanitizer_get_current_allocated_bytes();
 #endif
   time_limit(most_seconds);
   ++outcome.inputs;
-  std::string why;
-  if (try_weights(as_bytes(file), &why))
-    ++outcome.weights;
-  else
-    ++outcome.refusals[kind_of(why)];
-  why.clear();
-  if (try_tokenizer(as_bytes(file), &why))
-    ++outcome.tokenizers;
-  else
-    ++outcome.refusals[kind_of(why)];
+  for (const int i : {0, 1}) {
+    std::string why;
+    if (targets[i](as_bytes(file), &why)) ++outcome.accepted[i];
+    else ++outcome.refusals[kind_of(why)];
+  }
   time_limit(0);
 }
 
@@ -134,6 +135,13 @@ class Mutations {
   std::vector<std::string> files_;
 };
 
+void print(const Outcome& outcome, const char* first, const char* second) {
+  std::printf("%zu inputs: %zu accepted as %s, %zu as %s, %zu kinds of refusal\n", outcome.inputs, outcome.accepted[0], first,
+              outcome.accepted[1], second, outcome.refusals.size());
+  if (!std::getenv("FUZZ_VERBOSE")) return;
+  for (const auto& [why, times] : outcome.refusals) std::printf("%7zu  %s\n", times, why.c_str());
+}
+
 int write_seeds(const std::string& folder) {
   for (const Seed& seed : seeds()) seed.content.save(folder + "/" + seed.name + ".folio");
   std::string newer = seeds()[0].content.bytes(), cut = seeds()[0].content.bytes();
@@ -152,7 +160,7 @@ int replay(const std::string& folder, uint64_t count, uint64_t seed) {
   Outcome outcome;
   for (const auto& [name, file] : corpus) {
     std::snprintf(where, sizeof where, "corpus file %s", name.c_str());
-    feed(file, outcome);
+    feed(file, models, outcome);
   }
   for (const Seed& one : seeds()) {  // a seed that is refused would leave us mutating rubbish
     std::string why;
@@ -163,16 +171,43 @@ int replay(const std::string& folder, uint64_t count, uint64_t seed) {
   const Mutations mutations(corpus);
   for (uint64_t n = 0; n < count; ++n) {
     std::snprintf(where, sizeof where, "mutation %s of seed %s", std::to_string(n).c_str(), std::to_string(seed).c_str());
-    feed(mutations.make(seed, n), outcome);
+    feed(mutations.make(seed, n), models, outcome);
   }
-  std::printf("%zu inputs: %zu accepted as weights, %zu as tokenizers, %zu kinds of refusal\n", outcome.inputs, outcome.weights,
-              outcome.tokenizers, outcome.refusals.size());
-  if (std::getenv("FUZZ_VERBOSE"))
-    for (const auto& [why, times] : outcome.refusals) std::printf("%7zu  %s\n", times, why.c_str());
+  print(outcome, "weights", "tokenizers");
   // The mutations have to reach the code behind the checks, or the test says nothing.
-  const bool deep = outcome.weights > 2000 && outcome.tokenizers > 500 && outcome.refusals.size() > 60;
+  const bool deep = outcome.accepted[0] > 2000 && outcome.accepted[1] > 500 && outcome.refusals.size() > 60;
   check(deep || count < 10000, "the mutations reach too little");
   return 0;
+}
+
+std::string spoilt_media(const std::vector<std::string>& seeds, uint64_t seed, uint64_t n) {
+  std::mt19937_64 random(seed * 0x9e3779b97f4a7c15u + n);
+  const size_t first = random() % seeds.size();
+  return spoil_media(seeds[first], seeds[random() % seeds.size()], random);
+}
+
+int replay_media(uint64_t count, uint64_t seed) {
+  const std::vector<std::string> seeds = media_seeds();
+  Outcome outcome;
+  for (const std::string& file : seeds) {
+    std::snprintf(where, sizeof where, "a seed of %zu bytes", file.size());
+    std::string why;
+    check((file.starts_with("YUV") ? try_clip : try_picture)(as_bytes(file), &why), where, ": ", why);
+  }
+  for (uint64_t n = 0; n < count; ++n) {
+    std::snprintf(where, sizeof where, "media mutation %s of seed %s", std::to_string(n).c_str(), std::to_string(seed).c_str());
+    feed(spoilt_media(seeds, seed, n), media, outcome);
+  }
+  print(outcome, "pictures", "clips");
+  const bool deep = outcome.accepted[0] > 500 && outcome.accepted[1] > 200 && outcome.refusals.size() > 100;
+  check(deep || count < 10000, "the mutations reach too little");
+  return 0;
+}
+
+void write_input(const std::string& name, const std::string& file) {
+  FileWriter out(name);
+  out.write(file);
+  out.commit();
 }
 
 int main_of(const std::vector<std::string>& args) {
@@ -180,15 +215,23 @@ int main_of(const std::vector<std::string>& args) {
   if (args.size() == 2 && args[0] == "--write") return write_seeds(args[1]);
   if (args.size() >= 3 && args[0] == "--only") {
     const std::string file = Mutations(read_corpus(args[2])).make(number(3, 1), number(1, 0));
-    FileWriter out("fuzz-input.folio");
-    out.write(file);
-    out.commit();
+    write_input("fuzz-input.folio", file);
     Outcome outcome;
-    feed(file, outcome);
+    feed(file, models, outcome);
     for (const auto& [why, times] : outcome.refusals) std::printf("%s\n", why.c_str());
     return 0;
   }
-  check(!args.empty() && args.size() <= 3, "usage: fuzz_replay [--write | --only N] CORPUS [MUTATIONS [SEED]]");
+  if (!args.empty() && args[0] == "--media") return replay_media(number(1, 10000), number(2, 1));
+  if (args.size() >= 2 && args[0] == "--only-media") {
+    const std::string file = spoilt_media(media_seeds(), number(2, 1), number(1, 0));
+    write_input("fuzz-input.media", file);
+    Outcome outcome;
+    feed(file, media, outcome);
+    print(outcome, "pictures", "clips");
+    return 0;
+  }
+  check(!args.empty() && args.size() <= 3,
+        "usage: fuzz_replay [--write | --only N] CORPUS [MUTATIONS [SEED]], or --media [MUTATIONS [SEED]]");
   return replay(args[0], number(1, 10000), number(2, 1));
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "files/image.h"
 #include "fuzz.h"
 
 namespace folio::fuzz {
@@ -113,6 +114,65 @@ WeightsWriter everything() {
 
 std::vector<Seed> seeds() {
   return {{"everything", everything()}, {"nothing", {}}, {"bpe", bpe()}, {"spm", spm()}, {"unigram", unigram()}};
+}
+
+// The numbers of a picture that nobody has compressed: to each row of each pass a filter and its bytes.
+static std::string rows_of(int width, int height, int bits, bool interlaced, std::mt19937_64& random) {
+  struct Pass { int x, y, across, down; };
+  const std::vector<Pass> whole = {{0, 0, 1, 1}},
+                          adam7 = {{0, 0, 8, 8}, {4, 0, 8, 8}, {0, 4, 4, 8}, {2, 0, 4, 4}, {0, 2, 2, 4}, {1, 0, 2, 2}, {0, 1, 1, 2}};
+  std::string rows;
+  for (const Pass& p : interlaced ? adam7 : whole) {
+    const int columns = (width - p.x + p.across - 1) / p.across;
+    for (int y = p.y; columns > 0 && y < height; y += p.down) {
+      rows += char(random() % 5);
+      for (int i = 0; i < (columns * bits + 7) / 8; ++i) rows += char(random());
+    }
+  }
+  return rows;
+}
+
+static std::string plain_png(int depth, int colour, bool interlaced, std::mt19937_64& random) {
+  const int width = 9, height = 6, channels = colour == 2 ? 3 : colour == 4 ? 2 : colour == 6 ? 4 : 1;
+  std::string head, file(png_signature);
+  put_big(head, width), put_big(head, height);
+  for (const int byte : {depth, colour, 0, 0, int(interlaced)}) head += char(byte);
+  put_chunk(file, "IHDR", head);
+  if (colour == 3) {
+    std::string palette;
+    for (int i = 0; i < 3 << depth; ++i) palette += char(random());
+    put_chunk(file, "PLTE", palette.substr(0, 3 * 16)), put_chunk(file, "tRNS", palette.substr(0, 2));
+  }
+  if (colour == 2) put_chunk(file, "tRNS", std::string(6, '\1'));
+  const std::string rows = rows_of(width, height, depth * channels, interlaced, random);
+  std::string data = "\x78\x01\x01";   // one block, stored
+  for (const size_t n : {rows.size(), ~rows.size()}) data += char(n & 255), data += char(n >> 8 & 255);
+  data += rows + std::string(4, '\0');
+  put_chunk(file, "IDAT", data.substr(0, 20)), put_chunk(file, "IDAT", data.substr(20)), put_chunk(file, "IEND", "");
+  return file;
+}
+
+std::vector<std::string> media_seeds() {
+  std::mt19937_64 random(5);
+  std::vector<std::string> all;
+  for (const auto& [colour, depths] : std::vector<std::pair<int, std::vector<int>>>{
+           {0, {1, 2, 4, 8, 16}}, {2, {8, 16}}, {3, {1, 2, 4}}, {4, {8, 16}}, {6, {8, 16}}})
+    for (const int depth : depths)
+      for (const bool interlaced : {false, true}) all.push_back(plain_png(depth, colour, interlaced, random));
+  std::vector<uint8_t> rgb(17 * 11 * 3);
+  for (size_t i = 0; i < rgb.size(); ++i) rgb[i] = uint8_t(i / 40 * 9);
+  for (int i = 0; i < 6; ++i) all.push_back(encode_png(rgb.data(), 17 - i, 11, {{"seed", "42"}, {"prompt", "\xc3\xbc"}}));   // compressed
+  for (const char* colours : {"", " C420jpeg", " C420mpeg2", " C422", " C444", " C444", " Cmono XCOLORRANGE=FULL"}) {
+    std::string file = std::string("YUV4MPEG2 W5 H3 F30000:1001 Ip A1:1") + colours + "\n";
+    const std::string kind = colours;
+    const size_t bytes = kind.starts_with(" Cmono") ? 15 : kind == " C444" ? 45 : kind == " C422" ? 33 : 27;
+    for (int frame = 0; frame < 2; ++frame) {
+      file += frame == 0 ? "FRAME\n" : "FRAME Ip\n";
+      for (size_t i = 0; i < bytes; ++i) file += char(random());
+    }
+    all.push_back(file);
+  }
+  return all;
 }
 
 }  // namespace folio::fuzz

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <algorithm>
 
+#include "files/png.h"
 #include "fuzz.h"
 
 namespace folio::fuzz {
@@ -30,19 +31,27 @@ size_t place(const std::string& file, Random& random) {
   return chance(random, 85) && index ? (chance(random, 90) ? 64 : 0) + below(random, index) : below(random, file.size());
 }
 
-void overwrite(std::string& file, Random& random) {
+// Of a picture or a clip: the head is short, and what does not begin as such a file is soon refused.
+size_t media_place(const std::string& file, Random& random) {
+  const size_t from = file.size() > 8 && chance(random, 95) ? 8 : 0;
+  return from + below(random, (chance(random, 40) ? std::min<size_t>(file.size(), 64) : file.size()) - from);
+}
+
+using Place = size_t(const std::string&, Random&);
+
+void overwrite(std::string& file, Random& random, Place& place) {
   const size_t at = place(file, random), bytes = size_t(1) << below(random, 4);
   const uint64_t n = interesting(random);
   for (size_t i = 0; i < bytes && at + i < file.size(); ++i) file[at + i] = char(n >> 8 * i);
 }
 
-void spoil_once(std::string& file, const std::string& other, Random& random) {
+void spoil_once(std::string& file, const std::string& other, Random& random, Place& place) {
   if (file.empty()) file = other;
   switch (below(random, 8)) {
     case 0: case 1:
       for (size_t n = 1 + below(random, 4); n > 0; --n) file[place(file, random)] ^= char(1 << below(random, 8));
       return;
-    case 2: case 3: case 4: return overwrite(file, random);
+    case 2: case 3: case 4: return overwrite(file, random, place);
     case 5: return file.resize(below(random, file.size()));
     case 6: {  // a stretch of another file, over what is there or between it
       const size_t at = place(file, random), from = below(random, other.size()),
@@ -83,7 +92,7 @@ void spoil_metadata(WeightsWriter& w, const WeightsWriter& other, Random& random
   switch (below(random, 5)) {
     case 0: m = w.metadata.back(), w.metadata.pop_back(); return;
     case 1: m.type = uint8_t(below(random, 7)); return;
-    case 2: overwrite(m.value, random); return;
+    case 2: overwrite(m.value, random, place); return;
     default: {
       WeightsWriter one;
       MetaValue value = random_value(random);
@@ -135,7 +144,7 @@ void spoil_tensor(WeightsWriter& w, const WeightsWriter& other, Random& random) 
 }  // namespace
 
 std::string spoil_bytes(std::string file, const std::string& other, Random& random) {
-  for (size_t n = 1 + below(random, 3); n > 0; --n) spoil_once(file, other, random);
+  for (size_t n = 1 + below(random, 3); n > 0; --n) spoil_once(file, other, random, place);
   if (chance(random, 75)) repair_head(file);
   return file;
 }
@@ -148,6 +157,37 @@ std::string spoil_content(WeightsWriter content, const WeightsWriter& other, Ran
       spoil_tensor(content, other, random);
   }
   return content.bytes();
+}
+
+void repair_png(std::string& file) {
+  if (!file.starts_with(png_signature)) return;
+  for (size_t at = png_signature.size(); file.size() - at >= 12;) {
+    const std::string_view rest = std::string_view(file).substr(at);
+    const size_t bytes = big(rest, 0);
+    if (bytes > rest.size() - 12) return;
+    std::string chunk;
+    put_chunk(chunk, rest.substr(4, 4), rest.substr(8, bytes));
+    file.replace(at, chunk.size(), chunk);
+    at += chunk.size();
+  }
+}
+
+// A word of a y4m's first line that was not there, in front of those that were.
+static void spoil_line(std::string& file, Random& random) {
+  constexpr const char* words[] = {"W0",       "W1",    "W16384",  "W16385", "H99999999999999999999", "H-1", "F0:0",  "F1:0",  "F1000000:1",
+                                   "F30:1001", "F1:99", "F0.5",    "Ii",     "I?",                    "It",  "C420",  "C422",  "Cmono",
+                                   "C444",     "C444p10", "C411",  "XCOLORRANGE=FULL", "X",           "",    "A0:0",  "W",     "\n"};
+  const size_t at = std::min(file.find(' '), file.size());
+  file.insert(at, std::string(" ") + words[below(random, std::size(words))]);
+}
+
+std::string spoil_media(std::string file, const std::string& other, Random& random) {
+  for (size_t n = 1 + below(random, 3); n > 0; --n) {
+    if (file.starts_with("YUV4MPEG2") && chance(random, 40)) spoil_line(file, random);
+    else spoil_once(file, other, random, media_place);
+  }
+  if (chance(random, 75)) repair_png(file);
+  return file;
 }
 
 }  // namespace folio::fuzz

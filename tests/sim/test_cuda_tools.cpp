@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: MIT
-// The tools with --device cuda, as programs, on the simulated card: the text that the CPU writes, whole models compared node by node,
-// and bench, whose figures mean nothing here but whose keys are those of the CPU.
+// The tools with --device cuda, as programs, on the simulated card: the text and the clips that the CPU makes, whole models compared node
+// by node, and bench, whose figures mean nothing here but whose keys are those of the CPU.
 #include <nlohmann/json.hpp>
+#include <set>
 
+#include "files/image.h"
 #include "fixtures.h"
 #include "tiny_model.h"
+#include "tiny_video.h"
+#include "tools/lib/npz.h"
 
 namespace folio {
 namespace {
@@ -103,6 +107,47 @@ TEST(CudaTools, DevicesThatAreNotThereAreNamed) {
     EXPECT_NE(ran.output.find(words), std::string::npos) << ran.output;
     EXPECT_EQ(std::count(ran.output.begin(), ran.output.end(), '\n'), 1) << ran.output;
   }
+}
+
+// The program on the card and on the CPU: the bytes of the frames that they write are apart by at most one, and there is something to see.
+void expect_same_clip(const std::string& flags) {
+  std::vector<uint8_t> bytes[2];
+  for (const bool card : {true, false}) {
+    const std::string out = (scratch_dir() / (card ? "card.rgb" : "host.rgb")).string();
+    const Ran ran = run(card ? "sim_videogen" : "videogen", join(flags, " -t 1 -q -o ", out, card ? " --device cuda" : ""));
+    ASSERT_EQ(ran.code, 0) << ran.output;
+    bytes[card ? 0 : 1] = read_numbers<uint8_t>(out);
+  }
+  ASSERT_EQ(bytes[0].size(), bytes[1].size());
+  for (size_t i = 0; i < bytes[0].size(); ++i) ASSERT_NEAR(bytes[0][i], bytes[1][i], 1) << "byte " << i;
+  EXPECT_GT(std::set(bytes[1].begin(), bytes[1].end()).size(), 20u);
+}
+
+// From noise, words and a picture that is given to frames: log-linear attention, Mesa, the solver, encoder and decoder.
+TEST(CudaTools, VideogenMakesTheClipOfTheCpu) {
+  const auto file = [](const std::string& name) { return (scratch_dir() / name).string(); };
+  const std::string model = write_tiny_video(file("video.folio"));
+  std::vector<uint8_t> rgb(16 * 16 * 3);
+  for (size_t i = 0; i < rgb.size(); ++i) rgb[i] = uint8_t(i * 7);
+  write_png(file("first.png"), {16, 16, rgb});
+  expect_same_clip("-m " + model + " -p 'a red circle' -s 5 --steps 2 --sampler heun --init-image " + file("first.png") + " --latent-out " +
+                   file("video.npy"));
+  EXPECT_EQ(read_npy(file("video.npy")).dims, (std::vector<int64_t>{1, tiny_z, 3, 8, 8}));
+}
+
+// A trained layout's decoder, streamed, in bands, and from the checkpoint of one that looks ahead.
+TEST(CudaTools, VideogenDecodesAsTheCpu) {
+  const fs::path golden = source_dir() / "tests/golden/video";
+  const std::string thin = convert(golden / "thin.safetensors", "thin"), tae = convert(golden / "taehv_mini/base.safetensors", "base");
+  const auto latents = [](const std::string& name, const std::vector<int64_t>& dims) {
+    const std::string path = (scratch_dir() / name).string();
+    std::vector<float> numbers;
+    for (int64_t i = 0; i < dims[1] * dims[2] * dims[3] * dims[4]; ++i) numbers.push_back(normal(11, uint64_t(i)));
+    write_npy(path, dims, numbers);
+    return " --vae-only --latent-in " + path;
+  };
+  expect_same_clip("--vae " + thin + latents("thin.npy", {1, 32, 3, 4, 5}));
+  expect_same_clip("--vae " + tae + latents("tae.npy", {1, 4, 2, 2, 3}));
 }
 
 std::vector<std::string> keys(const Json& json) {

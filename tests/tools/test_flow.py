@@ -73,3 +73,14 @@ def test_digits(convert, shared):
     meta = folio.metadata
     assert meta["arch"] == "image_flow" and (meta["image.height"], meta["image.patch"], meta["image.classes"]) == (28, 7, 10)
     assert folio.tensors["flow.out.weight"].shape == (49, 64) and len(set(folio.array("flow.out.bias"))) == 1
+
+
+def test_autoencoder_of_digits(convert, shared):
+    folder = shared / "mnist-latent-flow"
+    if not folder.is_dir():
+        pytest.skip("no model of digits among the shared models")
+    folio = convert(folder / "MNIST-VarAutoEncoder.pth")
+    meta = folio.metadata
+    assert meta["arch"] == "image_vae" and [meta["vae." + key] for key in ("side", "layers", "heads", "attention")] == [6, 3, 3, 18]
+    assert sum(folio.array(name).size for name in folio.tensors) == 82343
+    assert folio.tensors["decoder.layer.2.ffn.space.weight"].shape == (9, 128)

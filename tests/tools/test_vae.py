@@ -169,3 +169,41 @@ def test_pickles_that_call_something(tmp_path):
     raw = (tmp_path / "m.pth").read_bytes()
     path.write_bytes(raw[:60])
     assert torch_zip.read(path) is None
+
+
+def volumes(path, middle, between, **more):
+    """The seeds' decoder, 32 channels to `middle` to 3, as a sequence whose second convolution stands at 1 + between."""
+    rng = np.random.default_rng(1)
+    last = 1 + between
+    shapes = {"0.weight": (middle, 32, 3, 3, 3), "0.bias": (middle,), f"{last}.weight": (3, middle, 3, 3, 3), f"{last}.bias": (3,)} | more
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(tensors, path)
+    return tensors
+
+
+@pytest.mark.parametrize("middle, count", [(8, 7571), (32, 30275)])
+def test_volumes(convert, tmp_path, middle, count):
+    path = tmp_path / "m.safetensors"
+    w = volumes(path, middle, 0)
+    out = convert(path)
+    assert sum(floats(out, name).size for name in out.tensors) == count
+    assert [out.metadata[key] for key in ("arch", "vae.latent", "vae.spatial", "vae.decoder")] == ["thin", 32, 1, ["volume"] * 2]
+    assert np.array_equal(floats(out, "decoder.0.weight")[1 * 9 + 0 * 3 + 2], w["0.weight"][:, :, 1, 0, 2].T)
+    w = {f"decoder.{name}": t for name, t in volumes(path, middle, 1).items()}
+    save_file(w, path)
+    out = convert(path)
+    assert out.metadata["vae.decoder"] == ["volume", "relu", "volume"] and out.tensors["decoder.2.weight"].shape == (27, middle, 3)
+
+
+def test_volumes_that_do_not_fit(refuse, tmp_path):
+    path = tmp_path / "m.safetensors"
+    volumes(path, 8, 2)
+    assert "between its convolutions of three dimensions are 1 and 2, expected a relu alone" in refuse(path)
+    volumes(path, 8, 0, **{"1.weight": (4, 8, 3, 3, 3), "1.bias": (4,)})
+    assert "its last convolution has 4 channels, expected the 3 of a picture" in refuse(path)
+    volumes(path, 8, 0, **{"1.weight": (3, 9, 3, 3, 3)})
+    assert "'decoder.1.weight' is [3,9,3,3,3], expected [3,8,3,3,3]" in refuse(path)
+    volumes(path, 8, 0, **{"0.weight": (8, 32, 1, 3, 3)})
+    assert "'decoder.0.weight' is [8,32,1,3,3], expected [8,32,3,3,3]" in refuse(path)
+    volumes(path, 8, 0, **{"encoder.0.weight": (32, 3, 3, 3, 3)})
+    assert refuse(path)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """State dicts of PyTorch (.pt, .pth, pytorch_model*.bin), read by torch where it is installed, else by torch_zip.py.
 
-Told apart by what they hold: llama2.c's checkpoints carry their own model_args, MNIST's flow transformer is known by its tensors; any other
-needs config.json beside it.
+Told apart by what they hold: llama2.c's checkpoints carry their own model_args, MNIST's flow transformer and its autoencoder are known by
+their tensors; any other needs config.json beside it.
 """
 import json
 import os
 
-from . import ConvertError, from_llama2c, from_mnist_flow, torch_zip
+from . import ConvertError, from_llama2c, from_mnist_flow, from_mnist_vae, torch_zip
 from .assemble import Model
 from .decoder import Decoder
 from .stored import Stored
@@ -81,6 +81,8 @@ def load(path):
     tensors = _tensors(path, state, lambda name: False)
     if from_mnist_flow.known(tensors):
         return from_mnist_flow.load(path, tensors)
+    if from_mnist_vae.known(tensors):
+        return from_mnist_vae.load(path, tensors)
     config = os.path.join(os.path.dirname(path), "config.json")
     if not os.path.exists(config):
         raise ConvertError(f"'{path}' needs config.json beside it, which says what the model is")

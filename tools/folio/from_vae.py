@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Thin video and image autoencoders: TAEHV and its kin, TAESD and its kin. models/thin_vae.h describes what comes out.
+"""Thin video and image autoencoders: TAEHV and its kin, TAESD and its kin, and decoders of plain 3-D convolutions. models/thin_vae.h
+describes what comes out.
 
 What a checkpoint is follows from the names and shapes of its tensors: no configuration stands beside it. Each half is a list of layers,
 one to a position of the sequence of modules that it was trained as (arXiv has none of them; the layouts are those of the repositories
@@ -24,10 +25,10 @@ BLOCK = ("conv.0", "conv.2", "conv.4")  # of TAESD and of a memory block
 
 
 class Taps(Stored):
-    """A convolution's weights as we store them: of the file's [out, in, height, width] a table of (first input channel, inputs) pairs, one
-    to a tap in time, oldest first; its other dimensions become [time·height·width, in, out]. Of a depthwise one, whose `in` is 1, the pairs
-    are of channels, and what comes out is [time·height·width, channels]. Of one that makes several frames, `frames` of them are stacked in
-    `out`, and the result's phases stand where its taps in time would."""
+    """A convolution's weights as we store them: of the file's [out, in, height, width], or [out, in, time, height, width], a table of
+    (first input channel, inputs) pairs, one to a tap in time, oldest first; its other dimensions become [time·height·width, in, out].
+    Of a depthwise one, whose `in` is 1, the pairs are of channels, and what comes out is [time·height·width, channels]. Of one that makes
+    several frames, `frames` of them are stacked in `out`, and the result's phases stand where its taps in time would."""
 
     def __init__(self, of, inputs=None, depthwise=False, frames=1):
         plain = quant.block_of(of.format)[0] == 1
@@ -35,13 +36,14 @@ class Taps(Stored):
         data = of.data if plain else of.floats(0, of.rows).view(np.uint8).reshape(-1)
         size = quant.FORMATS[kind][1]
         w = np.ascontiguousarray(data).view(f"V{size}").reshape(of.shape)
-        out, count, height, width = of.shape
+        out, count, *size = of.shape
+        taps = int(np.prod(size))
         if depthwise:
-            pieces = [w[first:first + n, 0].reshape(n, height * width).T for first, n in inputs]
+            pieces = [w[first:first + n, 0].reshape(n, taps).T for first, n in inputs]
         elif frames > 1:
-            pieces = [part.transpose(2, 3, 1, 0).reshape(height * width, count, out // frames) for part in np.split(w, frames)]
+            pieces = [part.reshape(out // frames, count, taps).transpose(2, 1, 0) for part in np.split(w, frames)]
         else:
-            pieces = [w[:, first:first + n].transpose(2, 3, 1, 0).reshape(height * width, n, out) for first, n in inputs or [(0, count)]]
+            pieces = [w[:, first:first + n].reshape(out, n, taps).transpose(2, 1, 0) for first, n in inputs or [(0, count)]]
         joined = np.ascontiguousarray(np.concatenate(pieces))
         super().__init__(kind, joined.shape, joined.view(np.uint8).reshape(-1), of.name)
 
@@ -247,14 +249,35 @@ def deep_decoder(source):
     return net, z, 1, []
 
 
+def volume_decoder(source):
+    """3-D convolutions of 3x3x3 one behind the other, a relu where a place of the sequence has no tensors: the seeds' decoders, 32 channels
+    to 8 (thin) or 32 (naive) to 3."""
+    net, z = Net(), source.shape("decoder.0.weight", 5)[1]
+    places = [int(found[1]) for name in source.tensors if (found := re.match(r"decoder\.(\d+)\.weight$", name))]
+    channels = z
+    for at in range(max(places) + 1):
+        if at in places:
+            n = source.shape(f"decoder.{at}.weight", 5)[0]
+            net.tensors += [(f"{at}.weight", (n, channels, 3, 3, 3), {}), (f"{at}.bias", (n,), None)]
+            channels = n
+        elif at - 1 not in places:
+            raise ConvertError(f"'{source.path}': between its convolutions of three dimensions are {at - 1} and {at}, "
+                               "expected a relu alone")
+        net.layer("volume" if at in places else "relu")
+    if channels != 3:
+        raise ConvertError(f"'{source.path}': its last convolution has {channels} channels, expected the 3 of a picture")
+    return net, z, 1, []
+
+
 def family(tensors):
-    """"taehv", "taesd" or "" of tensors under the names of this module."""
+    """"taehv", "taesd", "thin" or "" of tensors under the names of this module."""
     has = tensors.__contains__
     if has("decoder.7.conv.weight") or has("encoder.2.conv.weight"):
         return "taehv"
     if has("encoder.1.conv.0.weight") or has("encoder.4.conv.0.weight") or has("decoder.3.conv.0.weight"):
         return "taesd"
-    return ""
+    first = tensors.get("decoder.0.weight")
+    return "thin" if first is not None and len(first.shape) == 5 else ""
 
 
 def _read_half(source, half):
@@ -265,6 +288,10 @@ def _read_half(source, half):
         if half == "encoder":
             return taehv_encoder(source)
         return wide_decoder(source) if has("decoder.1.conv.3.weight") else taehv_decoder(source)
+    if family(source.tensors) == "thin":
+        if half == "encoder":
+            raise ConvertError(f"'{source.path}' has an encoder beside a decoder of 3-D convolutions: only that decoder is supported")
+        return volume_decoder(source)
     deep = has(f"{half}.17.weight") if half == "encoder" else has("decoder.22.weight")
     return {"encoder": (taesd_encoder, deep_encoder), "decoder": (taesd_decoder, deep_decoder)}[half][deep](source)
 
@@ -384,7 +411,7 @@ def load(paths, rule=None, name=""):
     for each in paths:
         found = known(read(each))
         if not found:
-            raise ConvertError(f"'{each}' holds no autoencoder that is known: TAEHV, TAEW, TAESD or TAEF2")
+            raise ConvertError(f"'{each}' holds no autoencoder that is known: TAEHV, TAEW, TAESD, TAEF2 or 3-D convolutions")
         double = next((n for n in found if n in tensors), None)
         if double:
             raise ConvertError(f"'{each}' holds '{double}', and so does '{path}'; expected an encoder and a decoder")

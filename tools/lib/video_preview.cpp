@@ -97,7 +97,7 @@ std::vector<Image> Preview::decoded(const Latents& l) const {
       to_bytes(rgb, size_t(last.width) * size_t(last.height) * 3, last.rgb);
       return true;
     });
-    pictures.push_back(std::move(last));
+    if (!last.rgb.empty()) pictures.push_back(std::move(last));   // a net that looks ahead has none yet
   }
   return pictures;
 }
