@@ -23,7 +23,7 @@ class PairTable {
     Slot& slot = slots_[seek(key(left, right))];
     if (slot.id < 0) slot = {key(left, right), rank, id};  // the better of two ranks came first
   }
-  Merge find(Token left, Token right) const {
+  PairMerge find(Token left, Token right) const {
     if (left < 0 || right < 0) return {0, -1};
     const Slot& slot = slots_[seek(key(left, right))];
     return {double(slot.rank), slot.id};

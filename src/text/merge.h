@@ -18,7 +18,7 @@ struct Symbol {
   Token id;              // −1: not a token
 };
 
-struct Merge {
+struct PairMerge {
   double cost;  // least first
   Token id;     // what the pair becomes; −1: it does not merge
 };
@@ -34,7 +34,7 @@ class Merger {
     symbols.push_back({from, size, at - 1, -1, id});
   }
 
-  // `pair(left, right)` says what two neighbouring symbols become, as a Merge.
+  // `pair(left, right)` says what two neighbouring symbols become, as a PairMerge.
   template <class Pair>
   void run(Pair&& pair) {
     heap_.clear();
@@ -69,7 +69,7 @@ class Merger {
   void propose(int32_t left, int32_t right, Pair&& pair) {
     if (left < 0 || right < 0) return;
     const Symbol &a = symbols[size_t(left)], &b = symbols[size_t(right)];
-    const Merge merge = pair(a, b);
+    const PairMerge merge = pair(a, b);
     if (merge.id < 0) return;
     heap_.push_back({merge.cost, left, right, a.size + b.size, merge.id});
     std::push_heap(heap_.begin(), heap_.end());

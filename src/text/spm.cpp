@@ -35,7 +35,7 @@ class Spm : public Encoder {
       merger.add(uint32_t(at), size, tokens_.find(word.substr(at, size)));
       at += size;
     }
-    merger.run([&](const Symbol& left, const Symbol& right) -> Merge {
+    merger.run([&](const Symbol& left, const Symbol& right) -> PairMerge {
       const Token id = tokens_.find(word.substr(left.from, left.size + right.size));
       if (id < 0) return {0, -1};
       if (unused(id)) halves[id] = left.size;

@@ -63,7 +63,7 @@ Setting base_setting(const OpenModel& model, const AblateFlags& flags, const std
 
 struct Measured {
   std::vector<bool> on;
-  std::vector<Run> runs;
+  std::vector<StudyRun> runs;
   double perplexity = NAN;
 };
 
@@ -76,7 +76,7 @@ double quantile(std::vector<double> all, double q) {
 double share(double part, double whole) { return whole > 0 ? part / whole : NAN; }   // of nothing: not measured
 
 // Tokens before the first that differs in each answer, of all.
-double equal_tokens(const Run& run, const Run& expected) {
+double equal_tokens(const StudyRun& run, const StudyRun& expected) {
   int64_t same = 0, all = 0;
   for (size_t i = 0; i < run.answers.size(); ++i) {
     const auto &a = run.answers[i], &b = expected.answers[i];
@@ -86,13 +86,13 @@ double equal_tokens(const Run& run, const Run& expected) {
   return all > 0 ? double(same) / double(all) : 1;
 }
 
-double equal_answers(const Run& run, const Run& expected) {
+double equal_answers(const StudyRun& run, const StudyRun& expected) {
   size_t same = 0;
   for (size_t i = 0; i < run.answers.size(); ++i) same += run.answers[i] == expected.answers[i];
   return run.answers.empty() ? 1 : double(same) / double(run.answers.size());
 }
 
-double value_of(const std::string& key, const Run& r, const Run& expected) {
+double value_of(const std::string& key, const StudyRun& r, const StudyRun& expected) {
   if (key == "generated_tps") return double(r.drawn_tokens) / r.seconds;
   if (key == "total_tps") return double(r.drawn_tokens + r.prompt_tokens) / r.seconds;
   if (key == "found_share") return share(double(r.found_tokens), double(r.prompt_tokens));
@@ -310,15 +310,15 @@ class Ablation {
   bool wanted(const std::string& group) const { return flags_.metrics.empty() || named(flags_.metrics, group); }
 
   void fill(Configuration& c, const Measured& m) const {
-    const Run& expected = measured_.back().runs.front();
-    c.equal = std::all_of(m.runs.begin(), m.runs.end(), [&](const Run& r) { return r.answers == expected.answers; });
+    const StudyRun& expected = measured_.back().runs.front();
+    c.equal = std::all_of(m.runs.begin(), m.runs.end(), [&](const StudyRun& r) { return r.answers == expected.answers; });
     for (const Figure& figure : all_figures()) {
       const std::string key = figure.key;
       if (!wanted(figure.group)) continue;
       std::vector<double> values;
       if (key == "perplexity") values.push_back(m.perplexity);
       else
-        for (const Run& r : m.runs) values.push_back(value_of(key, r, expected));
+        for (const StudyRun& r : m.runs) values.push_back(value_of(key, r, expected));
       std::erase_if(values, [](double x) { return std::isnan(x); });
       if (!values.empty()) c.figures[key] = Spread::of(values);
     }

@@ -106,7 +106,7 @@ std::string markdown(const Study& study) {
 
 Json json_of(const Spread& s) { return {{"mean", s.mean}, {"sd", s.sd}, {"min", s.least}, {"max", s.most}}; }
 
-std::string json(const Study& study) {
+std::string json_of(const Study& study) {
   Json out{{"model", study.model},
            {"device", study.device},
            {"data", study.data},
@@ -170,7 +170,7 @@ struct Form {
   const char* ending;
   std::string (*write)(const Study&);
 };
-constexpr Form forms[] = {{".md", markdown}, {".json", json}, {".csv", csv}, {".svg", svg}};
+constexpr Form forms[] = {{".md", markdown}, {".json", json_of}, {".csv", csv}, {".svg", svg}};
 
 const Form& form_of(const std::string& path) {
   for (const Form& form : forms)

@@ -58,7 +58,7 @@ class Server {
     streams_.resize(asked_.size());
   }
 
-  Run run() {
+  StudyRun run() {
     const bool reset = reset_peak_memory();
     const double start = seconds_now();
     size_t next = 0;
@@ -132,13 +132,13 @@ class Server {
   Engine& engine_;
   std::vector<Asked> asked_;
   std::vector<std::unique_ptr<TextStream>> streams_;
-  Run out_;
+  StudyRun out_;
   Scheduler scheduler_;
 };
 
 }  // namespace
 
-Run run_once(const OpenModel& model, const Workload& work, const Setting& setting) { return Server(model, work, setting).run(); }
+StudyRun run_once(const OpenModel& model, const Workload& work, const Setting& setting) { return Server(model, work, setting).run(); }
 
 double perplexity(const OpenModel& model, const Workload& work, const Setting& setting) {
   Machine machine(model, work.device, setting, 1);

@@ -30,7 +30,7 @@ struct Workload {
   const Drafting* drafting = nullptr;       // the smaller model, if there is one
 };
 
-struct Run {
+struct StudyRun {
   double seconds = 0;
   int64_t prompt_tokens = 0, found_tokens = 0, drawn_tokens = 0;   // prompt_tokens: all of the prompts, those that were found as well
   int64_t steps = 0;
@@ -42,7 +42,7 @@ struct Run {
 };
 
 // Throws Error if a request fails, naming its line.
-Run run_once(const OpenModel& model, const Workload& work, const Setting& setting);
+StudyRun run_once(const OpenModel& model, const Workload& work, const Setting& setting);
 
 // exp of the mean of -log p over the second halves of the workload's texts, each predicted behind all tokens before. Where the engine
 // remembers, the first halves have been read before and are found again: what was found is what is scored on.

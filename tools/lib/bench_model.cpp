@@ -19,7 +19,7 @@ namespace folio {
 namespace {
 
 // What one model reaches. Shares are fractions of the limits of the device.
-struct Row {
+struct ModelRow {
   std::string type;
   double bytes = 0, prefill_tps = 0, prefill_share = 0, decode_tps = 0, decode_share = 0, deep_tps = 0, deep_share = 0;
   double memory_bytes = 0;                    // that the model holds: weights, cache, arenas
@@ -63,8 +63,8 @@ class ModelBench {
     return best;
   }
 
-  Row measure(const Limits& limits, DType type, int64_t weights_bytes) {
-    Row row{.type = format(type).name, .bytes = double(model_.weight_bytes())};
+  ModelRow measure(const Limits& limits, DType type, int64_t weights_bytes) {
+    ModelRow row{.type = format(type).name, .bytes = double(model_.weight_bytes())};
     row.prefill_tps = step_rate(flags_.prompt, 1, 0, 1, false);
     const UnitPeak peak = peak_for(limits, type);
     row.unit = peak.unit;
@@ -111,9 +111,9 @@ class ModelBench {
   int64_t largest_arena_ = 0;
 };
 
-void print_json(const std::vector<Row>& rows, const std::string& device, const Limits& limits, const BenchModelFlags& flags) {
+void print_json(const std::vector<ModelRow>& rows, const std::string& device, const Limits& limits, const BenchModelFlags& flags) {
   nlohmann::json all = nlohmann::json::array();
-  for (const Row& r : rows) {
+  for (const ModelRow& r : rows) {
     nlohmann::json j = {{"shape", flags.file.empty() ? flags.shape : flags.file}, {"device", device}, {"type", r.type},
                         {"prefill_unit", r.unit}, {"weight_bytes", r.bytes}, {"memory_bytes", r.memory_bytes},
                         {"cache_bytes_per_token", r.cache_bytes}, {"prompt", flags.prompt},
@@ -127,7 +127,7 @@ void print_json(const std::vector<Row>& rows, const std::string& device, const L
   std::cout << (all.size() == 1 ? all[0] : all).dump() << "\n";
 }
 
-void print_rows(const std::vector<Row>& rows, const BenchModelFlags& flags) {
+void print_rows(const std::vector<ModelRow>& rows, const BenchModelFlags& flags) {
   const std::string depth = std::to_string(flags.depth);
   std::vector<std::vector<std::string>> cells = {
       {"type", "GB/token", "prefill " + std::to_string(flags.prompt) + " t/s", "share of peak", "unit", "decode t/s", "share of bandwidth",
@@ -136,7 +136,7 @@ void print_rows(const std::vector<Row>& rows, const BenchModelFlags& flags) {
     cells[0].push_back(std::to_string(n) + " sequences t/s");
     cells[0].push_back(std::to_string(n) + " drafted t/s");
   }
-  for (const Row& r : rows) {
+  for (const ModelRow& r : rows) {
     cells.push_back({r.type, fixed(r.bytes / 1e9, 3), fixed(r.prefill_tps, 1), fixed(r.prefill_share, 3), r.unit, fixed(r.decode_tps, 2),
                      fixed(r.decode_share, 3), fixed(r.deep_tps, 2), fixed(r.deep_share, 3)});
     for (int n : flags.batches) {
@@ -148,7 +148,7 @@ void print_rows(const std::vector<Row>& rows, const BenchModelFlags& flags) {
 }
 
 // Latent attention is there for this: what a token leaves in the cache, beside keys and values of all heads in the same format.
-void print_cache(const Row& row, const ModelShape& shape, const StateSpec& state) {
+void print_cache(const ModelRow& row, const ModelShape& shape, const StateSpec& state) {
   const int64_t all = bytes_of(state[0].rows[0].type, shape.layers * shape.multi_head_row());
   std::cout << "cache: " << row.cache_bytes << " bytes a token in " << format(state[0].rows[0].type).name << ", "
             << fixed(double(all) / double(row.cache_bytes), 1) << " times less than the " << all << " that keys and values of all heads would take\n";
@@ -180,7 +180,7 @@ int bench_model(const BenchModelFlags& flags) {
   const auto device = open_device(flags.device, flags.threads);
   const Limits limits = measure_limits(*device, flags.threads);
   if (!flags.json) std::cerr << device->name() << "; " << text(limits) << "\n";
-  std::vector<Row> rows;
+  std::vector<ModelRow> rows;
   StateSpec state;
   auto add = [&](const Weights& of, DType type) {
     const auto model = load_model(of);

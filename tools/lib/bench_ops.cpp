@@ -91,16 +91,16 @@ double measure(const OpCase& c, Device& device, double floor, int repeats, bool 
   return seconds[seconds.size() / 2];
 }
 
-struct Result {
+struct OpResult {
   OpCase what;
   double seconds = 0, floor = 0;
   std::string limit, left_out;   // "bandwidth" or the unit; why it was not measured
 };
 
-Result run_case(const OpCase& c, Device& device, const Limits& limits, const BenchOpsFlags& flags) {
+OpResult run_case(const OpCase& c, Device& device, const Limits& limits, const BenchOpsFlags& flags) {
   const UnitPeak peak = peak_for(limits, c.type);
   const double moving = c.bytes() / (limits.read_gbps * 1e9), working = c.flops() / (peak.gops * 1e9);
-  Result result{.what = c, .floor = std::max(moving, working), .limit = moving >= working ? "bandwidth" : peak.unit};
+  OpResult result{.what = c, .floor = std::max(moving, working), .limit = moving >= working ? "bandwidth" : peak.unit};
   if (result.floor > flags.most) {
     result.left_out = join("takes ", fixed(result.floor, 1), " s here at least, --most is ", flags.most);
     return result;
@@ -125,7 +125,7 @@ nlohmann::json case_json(const OpCase& c) {
   return j;
 }
 
-nlohmann::json result_json(const Result& r) {
+nlohmann::json result_json(const OpResult& r) {
   nlohmann::json j = case_json(r.what);
   if (!r.left_out.empty()) return j.update({{"left_out", r.left_out}}), j;
   j.update({{"seconds", r.seconds}, {"gbps", r.what.bytes() / r.seconds / 1e9}, {"gflops", r.what.flops() / r.seconds / 1e9},
@@ -213,7 +213,7 @@ int bench_ops(const BenchOpsFlags& flags) {
   nlohmann::json all = nlohmann::json::array();
   std::vector<std::vector<std::string>> table = {{"case", "us", "GB/s", "TFLOP/s", "share of limit", "limit"}};
   for (const OpCase& c : cases) {
-    const Result r = run_case(c, *device, limits, flags);
+    const OpResult r = run_case(c, *device, limits, flags);
     all.push_back(result_json(r));
     if (!r.left_out.empty()) std::cerr << c.name() << " left out: " << r.left_out << "\n";
     else table.push_back({c.name(), fixed(r.seconds * 1e6, 1), fixed(c.bytes() / r.seconds / 1e9, 1),

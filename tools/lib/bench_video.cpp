@@ -21,7 +21,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Clips by their grid of tokens: 4·(frames − 1) + 1 frames, patches of 16 pixels.
-const struct { int64_t frames, rows, cols; const char* clip; } clips[] = {
+const struct { int64_t frames, rows, cols; const char* clip; } scales[] = {
     {5, 4, 4, "17 frames of 64x64"},     {9, 8, 8, "33 frames of 128x128"},       {5, 30, 52, "17 frames of 832x480"},
     {21, 30, 52, "81 frames of 832x480"}, {5, 68, 120, "17 frames of 1920x1088"}, {16, 64, 64, "61 frames of 1024x1024"}};
 
@@ -86,7 +86,7 @@ class BenchVideo {
   }
 
   Weights clip_of(size_t i, const std::vector<std::string>& mixers) const {
-    VideoSize size{.frames = clips[i].frames, .rows = clips[i].rows, .cols = clips[i].cols, .latent = 16, .patch = 2, .dim = 192,
+    VideoSize size{.frames = scales[i].frames, .rows = scales[i].rows, .cols = scales[i].cols, .latent = 16, .patch = 2, .dim = 192,
                    .layers = 6, .heads = 6, .ffn = 480, .text = 12, .caption = 32};
     size.levels = std::bit_width(uint64_t(size.sequence() - 1)) + 1;
     return random_weights(flow_preset(size, mixers, {"<pad>", "<null>", "a", "clip"}), 1);
@@ -108,8 +108,8 @@ class BenchVideo {
     std::vector<std::vector<std::string>> rows = {{"tokens", "a clip of", "ms", "of fp32 peak", "MB", "softmax, tiled: ms",
                                                    "square of scores alone: ms"}};
     Before ours, soft, square;
-    for (size_t i = 0; i < std::size(clips); ++i) {
-      const int64_t tokens = clips[i].frames * clips[i].rows * clips[i].cols;
+    for (size_t i = 0; i < std::size(scales); ++i) {
+      const int64_t tokens = scales[i].frames * scales[i].rows * scales[i].cols;
       if (tokens > flags_.max_tokens) break;
       const Weights weights = clip_of(i, {"log_linear", "mesa"}), tiled = clip_of(i, {"softmax"});
       const VideoDit model(weights), softmax(tiled);
@@ -127,7 +127,7 @@ class BenchVideo {
           return 6 * attention.run();   // six layers
         });
       auto ms = [](const std::optional<double>& seconds) { return seconds ? fixed(*seconds * 1e3, *seconds < 1 ? 2 : 0) : "-"; };
-      rows.push_back({std::to_string(tokens), clips[i].clip, ms(a), a ? share(model.flops(1) / *a / 1e9) : "-",
+      rows.push_back({std::to_string(tokens), scales[i].clip, ms(a), a ? share(model.flops(1) / *a / 1e9) : "-",
                       fixed(double(f.bytes) / 1e6, 0), ms(b), ms(c)});
       Json line = {{"tokens", tokens}};
       if (a) line["seconds"] = *a, line["gflops"] = model.flops(1) / *a / 1e9, line["bytes"] = f.bytes;
