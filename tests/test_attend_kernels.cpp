@@ -225,8 +225,8 @@ Options random_options(std::mt19937& random) {
 std::string text(const Options& o) {
   return join("heads ", o.heads, ", groups ", o.groups, ", width ", o.width, "/", o.value_width, ", ", format(o.type).name, ", softcap ",
               o.softcap,
-              ", window ", o.window, ", sinks ", o.sinks, o.causal ? "" : ", full", o.alibi ? ", alibi" : "", o.fused ? ", fused" : "", o.learned ? ", learned sinks" : "",
-              o.shared ? ", shared" : "");
+              ", window ", o.window, ", sinks ", o.sinks, o.causal ? "" : ", full", o.alibi ? ", alibi" : "", o.fused ? ", fused" : "",
+              o.learned ? ", learned sinks" : "", o.shared ? ", shared" : "");
 }
 
 // Runs each test body once per instruction set.

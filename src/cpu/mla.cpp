@@ -8,7 +8,8 @@
 //              after page into plain keys and values (simd/mla_inner.h) and takes them into one softmax.
 //
 // The matrices' rows become floats some at a time (for few tokens, as they are used), whatever their format: both orders compute in f32
-// with the numbers the weights stand for. A token's result has the same bits for any threads, batch and chunks, as long as the order is the same.
+// with the numbers the weights stand for. A token's result has the same bits for any threads, batch and chunks, as long as the order is
+// the same.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -24,7 +25,7 @@ namespace {
 constexpr int64_t absorbed_tokens = 128;   // at a time: what lies between the steps stays in the caches, and 128 pay for unpacking weights
 constexpr int64_t expanded_tokens = 512;   // of a unit: they pay for expanding
 constexpr int64_t rows_at_once = 16;       // of a matrix
-constexpr int64_t few_tokens = 8;          // these take a matrix's rows from its bytes: unpacking them first would be more work than using them
+constexpr int64_t few_tokens = 8;          // take a matrix's rows from its bytes: unpacking them would be more work than using them
 constexpr float nothing = -std::numeric_limits<float>::infinity();
 
 int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }

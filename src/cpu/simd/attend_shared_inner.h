@@ -7,8 +7,8 @@
 //   weights   [rows/16][64 keys][16]   so a softmax, too, has its rows side by side, and nothing is added across lanes
 //   output    [rows][width]            lanes are numbers of the value
 //
-// Nothing is turned, and a page of 16 heads costs little more than its multiplications. Lanes do not meet: a row's sums are those of its own
-// numbers, in ascending order, whatever rows (or none) lie beside it.
+// Nothing is turned but the queries, once. Lanes do not meet: a row's sums are those of its own numbers, in ascending order, whatever rows
+// (or none) lie beside it.
 #pragma once
 #include "cpu/simd/attend_inner.h"
 
@@ -56,11 +56,11 @@ template <class Row>
 FOLIO_INLINE void shared_plain(const AttendKeys& keys, int width, int at, int n, int from, int to, float* tile) {
   const int there = width - at < n ? width - at : n;
   for (int j = from; j < to; ++j) {
-    const char* row = static_cast<const char*>(keys.k) + j * keys.k_stride + at * int(sizeof(typename Row::Number));
+    const auto* row = reinterpret_cast<const typename Row::Number*>(static_cast<const char*>(keys.k) + j * keys.k_stride) + at;
     float* out = tile + j * shared_numbers;
     if (there == shared_numbers) {   // a length that the compiler knows
       FOLIO_UNROLL
-      for (int i = 0; i < shared_numbers; i += Vec::lanes) store(out + i, Row::load(reinterpret_cast<const typename Row::Number*>(row) + i));
+      for (int i = 0; i < shared_numbers; i += Vec::lanes) store(out + i, Row::load(row + i));
       continue;
     }
     unpack_plain<Row>(row, there, out);
@@ -153,7 +153,8 @@ struct SharedLimits {
   }
 };
 
-// Products of a register of rows to logits to e^(s − m), with m and l brought up to date. by: what the sums so far are worth now, e^(m before − m).
+// Products of a register of rows to logits to e^(s − m), with m and l brought up to date. by: what the sums so far are worth now,
+// e^(m before − m).
 void shared_softmax(const AttendQueries& q, const AttendSum& sum, float* s, float* by, int row, int start, int from, int to) {
   const int rows = q.tokens * q.heads - row < Vec::lanes ? q.tokens * q.heads - row : Vec::lanes;
   const SharedLimits limit(q, row, rows, start, from, to);
@@ -232,8 +233,8 @@ void shared_output(const SharedOutput& t, int n, SharedAhead& ahead) {
   if (at < n) shared_output_tile<R, attend_last>(t, at, ahead);
 }
 
-FOLIO_INLINE void shared_scores_of(int rows, const float* queries, const float* tile, int n, bool begin, float* s, SharedAhead& ahead, int from,
-                                   int to) {
+FOLIO_INLINE void shared_scores_of(int rows, const float* queries, const float* tile, int n, bool begin, float* s, SharedAhead& ahead,
+                                   int from, int to) {
   constexpr int lanes = Vec::lanes, most = shared_rows / lanes;
   if (rows <= lanes) shared_scores<1>(queries, tile, n, begin, s, ahead, from, to);
   else if (rows <= 2 * lanes) shared_scores<most < 2 ? 1 : 2>(queries, tile, n, begin, s, ahead, from, to);
