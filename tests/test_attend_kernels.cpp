@@ -23,6 +23,7 @@ struct Options {
   float softcap = 0;
   int window = 0, sinks = 0;
   bool causal = true, alibi = false, fused = false, learned = false;   // learned: a sink of each head
+  bool shared = false;                                                 // values are the keys' first numbers
 };
 
 // Some tokens of a sequence: positions from .. from + count - 1. seq -1: padding.
@@ -47,7 +48,8 @@ class World {
       for (int64_t p = 0; p * page_tokens < lengths[b]; ++p) table_[b * size_t(most) + size_t(p)] = ids[used++];
     page_ = Tensor::of(I32, {int64_t(lengths.size()), most}, table_.data());
     k_ = pool(pages, options.width, k_bytes_);
-    v_ = pool(pages, options.value_width, v_bytes_);
+    if (options.shared) v_ = k_.columns(0, options.value_width);
+    else v_ = pool(pages, options.value_width, v_bytes_);
     slopes_.resize(size_t(options.heads));
     for (int h = 0; h < options.heads; ++h) {
       slopes_[size_t(h)] = std::exp2(-8.0f * float(h + 1) / float(options.heads));
@@ -215,13 +217,16 @@ Options random_options(std::mt19937& random) {
   o.alibi = pick({0, 0, 1}) != 0;
   o.fused = pick({0, 1}) != 0;
   o.learned = pick({0, 1}) != 0;
+  o.shared = pick({0, 0, 1}) != 0;
+  if (o.shared) o.value_width = std::min(o.value_width, o.width);
   return o;
 }
 
 std::string text(const Options& o) {
   return join("heads ", o.heads, ", groups ", o.groups, ", width ", o.width, "/", o.value_width, ", ", format(o.type).name, ", softcap ",
               o.softcap,
-              ", window ", o.window, ", sinks ", o.sinks, o.causal ? "" : ", full", o.alibi ? ", alibi" : "", o.fused ? ", fused" : "", o.learned ? ", learned sinks" : "");
+              ", window ", o.window, ", sinks ", o.sinks, o.causal ? "" : ", full", o.alibi ? ", alibi" : "", o.fused ? ", fused" : "",
+              o.learned ? ", learned sinks" : "", o.shared ? ", shared" : "");
 }
 
 // Runs each test body once per instruction set.

@@ -49,7 +49,7 @@ bool shares(const Attend& op) {
 struct Layout {
   int64_t groups, heads, padded;               // G, heads of a group, Dv up to a multiple of 16
   bool shared;                                 // values are the keys' first numbers (MLA)
-  int64_t packed;                              // floats of a packed query
+  int64_t width;                               // D
   int64_t tile_tokens, part_rows;
   int64_t slot_floats;
   int64_t state, slots, own, own_tiles, own_limits, own_packed, own_buffer, own_part, own_bytes, total;
@@ -60,7 +60,7 @@ struct Layout {
     heads = op.q.dim(1) / groups;
     padded = up(op.v.dim(3), 16);
     shared = shares(op);
-    packed = shared ? attend_pitch(op.q.dim(2)) : op.q.dim(2);
+    width = op.q.dim(2);
     tile_tokens = std::clamp<int64_t>(rows_wanted / std::max<int64_t>(heads, 1), 1, std::max<int64_t>(tokens, 1));
     part_rows = std::max(tile_tokens * heads, std::min(tile_tokens * heads, few_rows) * groups);
     const int64_t spans = op.page.dim(1) / span_pages + 1;
@@ -72,12 +72,13 @@ struct Layout {
     own_tiles = 0;
     own_limits = own_tiles + up(tokens * int64_t(sizeof(Tile)), 64);
     own_packed = own_limits + up(4 * tile_tokens * 4, 64);
-    own_buffer = own_packed + up(part_rows * packed * 4, 64);
-    own_part = own_buffer + (packed + (shared ? 0 : padded)) * page_tokens * 4;
+    own_buffer = own_packed + up((shared ? groups * packed(tile_tokens * heads) : part_rows * width) * 4, 64);
+    own_part = own_buffer + (shared ? shared_buffer(tile_tokens * heads) : (width + padded) * page_tokens) * 4;
     own_bytes = own_part + up(part_floats(part_rows) * 4, 64);
     total = own + own_bytes * workers;
   }
   int64_t part_floats(int64_t rows) const { return up(rows * (padded + 2), 16); }
+  int64_t packed(int64_t rows) const { return shared ? shared_packed(rows, width) : rows * width; }   // floats of a group's packed queries
 };
 
 // A piece of work: a tile's groups, over all its keys (span −1) or over its span number `span`, whose part goes to `slot`.
@@ -138,6 +139,7 @@ class Attention {
   const Layout at_;
   const int64_t tokens_;
   int64_t count_ = 0, claimed_ = 0;
+  int64_t prepared_tile_ = -1, prepared_group_ = -1;
   int64_t parts_ = 1;        // into how many units the groups of a small tile go
   float *m_, *l_;            // [G, T·heads]: of the op's rows
   float* slots_;
@@ -201,6 +203,8 @@ bool Attention::next(Walk& walk, Unit& unit) const {
 
 // What a unit's pages have in common: the tokens' limits and the packed queries of its groups.
 void Attention::prepare(const Unit& unit) {
+  if (unit.tile == prepared_tile_ && unit.group == prepared_group_) return;   // another span of the same
+  prepared_tile_ = unit.tile, prepared_group_ = unit.group;
   const Tile& tile = tiles_[unit.tile];
   const int64_t n = tile.count;
   for (int64_t i = 0; i < n; ++i) {
@@ -210,7 +214,7 @@ void Attention::prepare(const Unit& unit) {
     limits_[2 * n + i] = int32_t(std::max<int64_t>(keys.sinked, 0));
     limits_[3 * n + i] = op_.pos.at<int32_t>()[tile.first + i];
   }
-  const int64_t numbers = n * at_.heads * at_.packed;
+  const int64_t numbers = at_.packed(n * at_.heads);
   for (int64_t g = 0; g < unit.groups; ++g) simd().attend.pack(queries(tile, unit.group + g, g), packed_ + g * numbers);
 }
 
@@ -222,7 +226,7 @@ AttendQueries Attention::queries(const Tile& tile, int64_t group, int64_t packed
   const float* slopes = op_.slopes.present() ? op_.slopes.at<float>() + head : nullptr;
   return {q.at<float>() + tile.first * q.stride[0] + head * q.stride[1], q.stride[0], q.stride[1],
           tile.count, int(at_.heads), int(q.dim(2)), limit, limit + n, limit + 2 * n, limit + 3 * n, slopes, op_.scale, op_.softcap,
-          packed_ + packed * n * at_.heads * at_.packed, at_.shared};
+          packed_ + packed * at_.packed(n * at_.heads), at_.shared};
 }
 
 AttendWhole Attention::whole(const Tile& tile, int64_t group) const {

@@ -7,8 +7,9 @@
 //   expanded   a unit of work is one head of some neighbouring tokens of one sequence: it turns the head's matrices once, then makes page
 //              after page into plain keys and values (simd/mla_inner.h) and takes them into one softmax.
 //
-// The matrices' rows become floats some at a time, whatever their format: both orders compute in f32 with the numbers the weights stand
-// for. A token's result has the same bits for any threads, batch and chunks, as long as the order is the same.
+// The matrices' rows become floats some at a time (for few tokens, as they are used), whatever their format: both orders compute in f32
+// with the numbers the weights stand for. A token's result has the same bits for any threads, batch and chunks, as long as the order is
+// the same.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -24,6 +25,7 @@ namespace {
 constexpr int64_t absorbed_tokens = 128;   // at a time: what lies between the steps stays in the caches, and 128 pay for unpacking weights
 constexpr int64_t expanded_tokens = 512;   // of a unit: they pay for expanding
 constexpr int64_t rows_at_once = 16;       // of a matrix
+constexpr int64_t few_tokens = 8;          // take a matrix's rows from its bytes: unpacking them would be more work than using them
 constexpr float nothing = -std::numeric_limits<float>::infinity();
 
 int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -117,11 +119,22 @@ class Absorbed {
   }
 
  private:
+  // A matrix of a head with the few tokens at hand.
+  static MatmulPart few(const Tensor& w, int64_t h) {
+    return {.w = reinterpret_cast<const uint8_t*>(w.data) + bytes_of(w.type, h * w.stride[0]), .w_stride = bytes_of(w.type, w.stride[1]),
+            .k = w.cols()};
+  }
   void absorb(int64_t h) {
     const float* q = op_.q.at<float>() + first_ * op_.q.stride[0] + h * op_.q.stride[1];
     float* to = query_ + h * at_.query;
     const int64_t stride = size_.heads * at_.query;
-    for (int64_t d = 0; d < size_.nope; d += rows_at_once) {
+    if (count_ <= few_tokens) {
+      MatmulPart part = few(op_.k_up, h);
+      part.x = reinterpret_cast<const uint8_t*>(q), part.x_stride = op_.q.stride[0] * 4;
+      part.rows = int(size_.nope), part.tokens = int(count_), part.out = to, part.out_stride = stride;
+      simd().mla.absorb_few(int(op_.k_up.type), part);
+    }
+    for (int64_t d = 0; count_ > few_tokens && d < size_.nope; d += rows_at_once) {
       unpack_rows(op_.k_up, h, d, size_.padded_rank, rows_);
       simd().mla.absorb(q + d, op_.q.stride[0], int(count_), rows_, int(std::min(rows_at_once, size_.nope - d)), int(size_.padded_rank),
                         d == 0, to, stride);
@@ -130,13 +143,20 @@ class Absorbed {
     for (int64_t t = 0; t < count_; ++t) std::memcpy(to + t * stride + size_.rank, rope + t * op_.q_rope.stride[0], size_t(size_.rope) * 4);
   }
   void bring_up(int64_t h) {
-    const int64_t stride = size_.heads * at_.result;
-    for (int64_t e = 0; e < size_.value; e += rows_at_once) {
+    MatmulPart part = few(op_.v_up, h);
+    part.x = reinterpret_cast<const uint8_t*>(result_ + h * at_.result), part.x_stride = size_.heads * at_.result * 4;
+    part.tokens = int(count_), part.out_stride = op_.o.stride[0];
+    for (int64_t e = 0; e < size_.value; e += rows_at_once, part.w += rows_at_once * part.w_stride) {
+      part.rows = int(std::min(rows_at_once, size_.value - e));
+      part.out = op_.o.at<float>() + first_ * op_.o.stride[0] + h * op_.o.stride[1] + e;
+      if (count_ <= few_tokens) {
+        simd().mla.dots_few(int(op_.v_up.type), part);
+        continue;
+      }
       unpack_rows(op_.v_up, h, e, size_.padded_rank, rows_);
-      simd().matmul.f32.few({.w = reinterpret_cast<const uint8_t*>(rows_), .w_stride = size_.padded_rank * 4,
-                             .x = reinterpret_cast<const uint8_t*>(result_ + h * at_.result), .x_stride = stride * 4, .k = size_.rank,
-                             .rows = int(std::min(rows_at_once, size_.value - e)), .tokens = int(count_),
-                             .out = op_.o.at<float>() + first_ * op_.o.stride[0] + h * op_.o.stride[1] + e, .out_stride = op_.o.stride[0]});
+      MatmulPart floats = part;
+      floats.w = reinterpret_cast<const uint8_t*>(rows_), floats.w_stride = size_.padded_rank * 4;
+      simd().matmul.f32.few(floats);
     }
   }
 

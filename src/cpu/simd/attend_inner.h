@@ -24,6 +24,7 @@ constexpr int attend_rows = 6, attend_vectors = 4;
 constexpr int attend_rows = 6, attend_vectors = 2;
 #endif
 constexpr int attend_panel = attend_vectors * Vec::lanes;   // a page's floats lie in panels as wide as the tile: [panel][D][attend_panel]
+constexpr int attend_last = attend_panel == 32 ? 16 / Vec::lanes : 1;   // vectors of 16 numbers, where that is no whole number of panels
 
 template <class Row>
 FOLIO_INLINE Vec attend_load(const char* row, int at, int width) {
@@ -185,27 +186,23 @@ FOLIO_INLINE void attend_output_tile(AttendBlock& b, const char* v, int64_t stri
 
 template <int R>
 FOLIO_INLINE void attend_output(AttendBlock& b, const float* rows, int padded, int from, int to) {
-  constexpr int lanes = Vec::lanes;
   const char* v = reinterpret_cast<const char*>(rows);
   int at = 0;
   for (; at + attend_panel <= padded; at += attend_panel)
     attend_output_tile<R, attend_vectors, F32Row>(b, v + 4 * attend_page * at, 4 * attend_panel, 0, padded, from, to, at);
-  // Only 16 numbers can be left, and those only where a panel is 32 wide.
-  constexpr int last = attend_panel == 32 ? 16 / lanes : 1;
-  if (at < padded) attend_output_tile<R, last, F32Row>(b, v + 4 * attend_page * at, 4 * 16, 0, padded, from, to, at);
+  if (at < padded) attend_output_tile<R, attend_last, F32Row>(b, v + 4 * attend_page * at, 4 * 16, 0, padded, from, to, at);
 }
 
 // The same straight from the values' bytes, whose width must be a multiple of 16.
 template <int R, class Row>
 FOLIO_INLINE void attend_output_of(AttendBlock& b, const AttendKeys& keys, int padded, int from, int to) {
-  constexpr int lanes = Vec::lanes;
-  constexpr int bytes = int(sizeof(typename Row::Number)), last = attend_panel == 32 ? 16 / lanes : 1;
+  constexpr int bytes = int(sizeof(typename Row::Number));
   const char* v = static_cast<const char*>(keys.v);
   const int64_t ahead = keys.v_ahead ? int64_t(uintptr_t(keys.v_ahead)) - int64_t(uintptr_t(keys.v)) : 0;
   int at = 0;
   for (; at + attend_panel <= padded; at += attend_panel)
     attend_output_tile<R, attend_vectors, Row>(b, v + at * bytes, keys.v_stride, ahead, padded, from, to, at);
-  if (at < padded) attend_output_tile<R, last, Row>(b, v + at * bytes, keys.v_stride, ahead, padded, from, to, at);
+  if (at < padded) attend_output_tile<R, attend_last, Row>(b, v + at * bytes, keys.v_stride, ahead, padded, from, to, at);
 }
 
 // Dot products to logits of row r, −∞ where the row may not look. Returns the highest.
@@ -352,7 +349,7 @@ FOLIO_INLINE void attend_page_in(const AttendQueries& q, const AttendSum& sum, c
 
 // attend_shared_inner.h
 void attend_shared(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, float* buffer, int start, int from, int to);
-void attend_pack_rows(const AttendQueries& q, float* packed);
+void shared_pack(const AttendQueries& q, float* packed);
 
 void attend_page_of(const AttendQueries& q, const AttendSum& sum, const AttendKeys& keys, float* buffer, int start, int from, int to) {
   if (keys.v == keys.k) attend_shared(q, sum, keys, buffer, start, from, to);
@@ -361,9 +358,9 @@ void attend_page_of(const AttendQueries& q, const AttendSum& sum, const AttendKe
   else attend_page_in<Bf16Row>(q, sum, keys, buffer, start, from, to);
 }
 
-// Queries in the order in which a block's product reads them; where values are keys' first numbers, as they are, with zeros behind.
+// Queries in the order in which a block's product reads them.
 void attend_pack(const AttendQueries& q, float* packed) {
-  if (q.shared) return attend_pack_rows(q, packed);
+  if (q.shared) return shared_pack(q, packed);
   for (int row = 0, n; row < q.tokens * q.heads; row += n) {
     n = attend_next(q.tokens * q.heads - row);
     for (int r = 0; r < n; ++r) {

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include "cpu/simd/attend.h"
+#include "cpu/simd/matmul.h"
 
 namespace folio {
 
@@ -27,6 +28,11 @@ struct MlaInner {
   void (*turn)(const float* rows, int64_t pitch, int rank, int first, float* panels);
   // out[t,:] = (begin ? 0 : out[t,:]) + Σ_d q[t,d]·w[d,:] over `depth` rows of `width` floats, a multiple of 16.
   void (*absorb)(const float* q, int64_t q_stride, int tokens, const float* w, int depth, int width, bool begin, float* out, int64_t out_stride);
+  // The same, from the bytes of rows of any format, for a part of few tokens: out[t,:] = Σ_d x[t,d]·w[d,:], where k are the row's numbers.
+  // Has the bits that unpacked rows give.
+  void (*absorb_few)(int type, const MatmulPart&);
+  // Dot products as those of MatmulInner::f32's `few`, of rows of any format: with the bits that unpacked rows give.
+  void (*dots_few)(int type, const MatmulPart&);
   // Takes the keys from <= key < to of the page that begins at token `start` into the sum, expanded for one head.
   // buffer: page_floats() floats.
   void (*page)(const AttendQueries&, const AttendSum&, const MlaHead&, const MlaPage&, float* buffer, int start, int to);

@@ -13,19 +13,41 @@
 namespace folio {
 namespace {
 
-FOLIO_INLINE void unpack_q4(const uint8_t* row, int n, float* to) {
-  for (int at = 0; at < n; at += 32, row += 18) {
-    int8_t q[32];
-    for (int i = 0; i < 16; ++i) q[i] = int8_t((row[2 + i] & 15) - 8), q[16 + i] = int8_t((row[2 + i] >> 4) - 8);
-    const Vec d = splat_f16(row);
-    for (int i = 0; i < 32; i += Vec::lanes) store(to + at + i, load_i8(q + i) * d);
+// Rows of blocks of 32 numbers as matmul_float_inner.h reads rows: in f32, what the weights stand for.
+struct Q8Numbers : Widened<F32Row> {
+  struct Block {
+    const int8_t* q;
+    Vec d;
+  };
+  static constexpr int part = 32;
+  static constexpr int64_t bytes(int64_t k) { return k / part * 34; }
+  static FOLIO_INLINE Block at(const uint8_t* row, int64_t k) {
+    return {reinterpret_cast<const int8_t*>(row + bytes(k) + 2), splat_f16(row + bytes(k))};
   }
-}
+  static FOLIO_INLINE Vec weight(const Block& b, int i) { return load_i8(b.q + i) * b.d; }
+};
+struct Q4Numbers : Widened<F32Row> {
+  struct Block {
+    int8_t q[32];
+    Vec d;
+  };
+  static constexpr int part = 32;
+  static constexpr int64_t bytes(int64_t k) { return k / part * 18; }
+  static FOLIO_INLINE Block at(const uint8_t* row, int64_t k) {
+    row += bytes(k);
+    Block b;
+    for (int i = 0; i < 16; ++i) b.q[i] = int8_t((row[2 + i] & 15) - 8), b.q[16 + i] = int8_t((row[2 + i] >> 4) - 8);
+    b.d = splat_f16(row);
+    return b;
+  }
+  static FOLIO_INLINE Vec weight(const Block& b, int i) { return load_i8(b.q + i) * b.d; }
+};
 
-FOLIO_INLINE void unpack_e4m3(const uint8_t* row, int n, float* to) {
-  for (int at = 0; at < n; at += E4m3Blocks::part) {
-    const E4m3Blocks::Block block = E4m3Blocks::at(row, at);
-    for (int i = 0; i < E4m3Blocks::part; i += Vec::lanes) store(to + at + i, E4m3Blocks::weight(block, i));
+template <class P>
+FOLIO_INLINE void unpack_blocks(const void* row, int n, float* to) {
+  for (int at = 0; at < n; at += P::part) {
+    const auto block = P::at(static_cast<const uint8_t*>(row), at);
+    for (int i = 0; i < P::part; i += Vec::lanes) store(to + at + i, P::weight(block, i));
   }
 }
 
@@ -35,8 +57,8 @@ void mla_unpack(int type, const void* row, int n, int padded, float* to) {
     case 1: unpack_plain<F16Row>(row, n, to); break;
     case 2: unpack_plain<Bf16Row>(row, n, to); break;
     case 5: unpack_q8(static_cast<const uint8_t*>(row), n, to); break;
-    case 6: unpack_q4(static_cast<const uint8_t*>(row), n, to); break;
-    default: unpack_e4m3(static_cast<const uint8_t*>(row), n, to); break;
+    case 6: unpack_blocks<Q4Numbers>(row, n, to); break;
+    default: unpack_blocks<E4m3Blocks>(row, n, to); break;
   }
   for (int i = n; i < padded; ++i) to[i] = 0;
 }
@@ -98,15 +120,77 @@ FOLIO_INLINE void mla_rows(const MlaTile& t, int rows) {
     }
   }
 }
-constexpr int mla_last = attend_panel == 32 ? 16 / Vec::lanes : 1;   // vectors of 16 numbers, where that is no whole number of panels
 FOLIO_INLINE void mla_columns(const MlaTile& t, int rows, bool whole) {
   if (whole) mla_rows<attend_vectors>(t, rows);
-  else mla_rows<mla_last>(t, rows);
+  else mla_rows<attend_last>(t, rows);
 }
 
 void mla_absorb(const float* q, int64_t q_stride, int tokens, const float* w, int depth, int width, bool begin, float* out, int64_t out_stride) {
   for (int at = 0; at < width; at += attend_panel)
     mla_columns({q, q_stride, 1, w + at, width, depth, begin, out + at, out_stride}, tokens, at + attend_panel <= width);
+}
+
+// f(P{}) where P reads rows of that format.
+template <class F>
+FOLIO_INLINE void mla_format(int type, const F& f) {
+  switch (type) {   // DType of graph/dtype.h
+    case 0: f(Widened<F32Row>()); break;
+    case 1: f(Widened<F16Row>()); break;
+    case 2: f(Widened<Bf16Row>()); break;
+    case 5: f(Q8Numbers()); break;
+    case 6: f(Q4Numbers()); break;
+    default: f(E4m3Blocks()); break;
+  }
+}
+
+// R rows of weights, from number d of the tokens on, added to what all tokens have.
+template <class P, int R>
+FOLIO_INLINE void absorb_rows(const MatmulPart& p, int d) {
+  const uint8_t* w = p.w + d * p.w_stride;
+  auto join = [&](int t, Vec sum, const Vec (&row)[R]) __attribute__((always_inline)) {
+    const auto* x = reinterpret_cast<const float*>(p.x + t * p.x_stride) + d;
+    FOLIO_UNROLL
+    for (int r = 0; r < R; ++r) sum = fma(splat(x[r]), row[r], sum);
+    return sum;
+  };
+  int64_t k = 0;
+  for (; k + P::part <= p.k; k += P::part) {
+    decltype(P::at(w, k)) part[R];
+    FOLIO_UNROLL
+    for (int r = 0; r < R; ++r) {
+      part[r] = P::at(w + r * p.w_stride, k);
+      prefetch(w + (R + r) * p.w_stride + P::bytes(k));
+    }
+    for (int i = 0; i < P::part; i += Vec::lanes) {
+      Vec row[R];
+      FOLIO_UNROLL
+      for (int r = 0; r < R; ++r) row[r] = P::weight(part[r], i);
+      for (int t = 0; t < p.tokens; ++t) {
+        float* out = p.out + t * p.out_stride + k + i;
+        store(out, join(t, d == 0 ? zero() : load(out), row));
+      }
+    }
+  }
+  if constexpr (P::part == P::step)
+    if (const int rest = int(p.k - k); rest > 0) {
+      Vec row[R];
+      for (int r = 0; r < R; ++r) row[r] = P::weight_n(P::at(w + r * p.w_stride, k), rest);
+      for (int t = 0; t < p.tokens; ++t) {
+        float* out = p.out + t * p.out_stride + k;
+        store_n(out, join(t, d == 0 ? zero() : load_n(out, rest), row), rest);
+      }
+    }
+}
+
+void mla_absorb_few(int type, const MatmulPart& part) {
+  mla_format(type, [&](auto p) {
+    int d = 0;
+    for (; d + 4 <= part.rows; d += 4) absorb_rows<decltype(p), 4>(part, d);
+    for (; d < part.rows; ++d) absorb_rows<decltype(p), 1>(part, d);
+  });
+}
+void mla_dots_few(int type, const MatmulPart& part) {
+  mla_format(type, [&](auto p) { float_few<decltype(p)>(part); });
 }
 
 // out = a · bᵀ of turned matrices: row i, columns p·panel .. at out[p·out_panel + i·wide], where a panel is `wide` numbers wide.
@@ -148,7 +232,7 @@ void mla_page(const AttendQueries& q, const AttendSum& sum, const MlaHead& head,
   else mla_page_in<Bf16Row>(q, sum, head, rows, buffer, start, to);
 }
 
-constexpr MlaInner mla_inner = {mla_unpack, mla_turn, mla_absorb, mla_page};
+constexpr MlaInner mla_inner = {mla_unpack, mla_turn, mla_absorb, mla_absorb_few, mla_dots_few, mla_page};
 
 }  // namespace
 }  // namespace folio
