@@ -137,6 +137,7 @@ def main():
     p.add_argument("--clips", type=Path, metavar="DIR", help="clips that are there already, named 0000 and so on")
     p.add_argument("--prompts", action="store_true", help="print the prompts")
     p.add_argument("--count", type=int, default=200)
+    p.add_argument("--least", type=float, default=0, metavar="SHARE", help="exit code 1 if fewer clips show colour, shape and motion")
     p.add_argument("more", nargs="*", help="after --: further arguments of videogen")
     args = p.parse_args()
     asked, seen = scenes(args.count), []
@@ -153,6 +154,9 @@ def main():
         print(f"\r{i + 1} of {len(asked)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     print("\n".join(report(asked, seen)))
+    right = detector.mean_marks([detector.marks(s, a) for s, a in zip(seen, asked)])["all"]
+    if right < args.least:
+        sys.exit(f"score.py: {right:.2f} of the clips show what was asked for, expected {args.least:g}")
 
 
 if __name__ == "__main__":
