@@ -18,7 +18,7 @@ help:
 	@echo 'make run        install missing system packages (when allowed), build, generate text with the shipped model'
 	@echo 'make run-video  likewise a clip: VIDEO_PROMPT="a red circle bouncing" VIDEO=build/clip.gif'
 	@echo 'make test       the whole test suite (ctest and the Python tests)'
-	@echo 'make test-fast  those of it that take under two minutes together'
+	@echo 'make test-fast  its quicker part: no simulated card, fuzzing or Python'
 	@echo 'make bench      speed of a 1B shape on this machine; TYPE=q8_0 for one format'
 	@echo 'make format     clang-format over our sources'
 	@echo 'make op NAME=x  the files of a new op, with their first lines'

@@ -20,7 +20,7 @@ BACKGROUNDS = {"black": (0.03, 0.03, 0.03), "gray": (0.40, 0.40, 0.42), "navy": 
 ATTRIBUTES = {"size": len(SIZES), "colour": len(COLOURS), "shape": len(SHAPES), "motion": len(MOTIONS), "background": len(BACKGROUNDS)}
 
 RADII = ((8.0, 9.5), (13.0, 15.0))  # of SIZES, in pixels
-SCALE = (0.35, 1.3)                  # of the radius, from the first to the last frame of "growing"
+SCALE = (0.35, 1.3)                 # of the radius, from the first to the last frame of "growing"
 REACH = 1.25                        # no shape reaches farther from its centre than this many radii
 
 PAD, NONE = 0, 1
